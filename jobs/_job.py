@@ -1,0 +1,202 @@
+"""What every job does around its work: parse, connect to Ray, print one table, write summary.json, exit code."""
+
+import atexit
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import fsspec
+import ray
+import tyro
+from filelock import FileLock, Timeout
+from fsspec.implementations.local import LocalFileSystem
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parent.parent
+T = TypeVar("T")
+log = logging.getLogger("posec3d")
+
+DONE, FAILED, USAGE, TOO_MANY_FAILURES = 0, 1, 2, 3
+
+
+class UsageError(Exception):
+    """The command cannot mean anything useful: exit code 2, before any work."""
+
+
+class TooManyFailures(Exception):
+    """The work is done, but more clips failed than was allowed: exit code 3, after the usual report."""
+
+    def __init__(self, message: str, summary: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.summary = summary
+
+
+def connect() -> None:
+    """Connect to the cluster this runs in (RAY_ADDRESS, set inside a submitted job), else start a private local Ray.
+
+    A local Ray never attaches to, or is found by, another cluster of the machine: own temporary directory, own token,
+    no dashboard. It ends with this process.
+    """
+    if ray.is_initialized():
+        return
+    # Workers import posec3d, pipelines and jobs from this checkout. `ray job submit --working-dir .` does the same.
+    environment = {"env_vars": {"PYTHONPATH": str(ROOT), "RAY_DATA_DISABLE_PROGRESS_BARS": "1"}}
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=False, logging_level=logging.WARNING)
+    else:
+        cores = os.cpu_count() or 1
+        folder = tempfile.mkdtemp(prefix="posec3d-ray-")
+        atexit.register(_end, folder)
+        ray.init(
+            address="local",
+            # Training workers and the tasks that feed them each hold a CPU: below four they would wait for each other.
+            num_cpus=max(cores, 4),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            object_store_memory=min(2**30, 2**28 * cores),
+            runtime_env=environment,
+            _temp_dir=folder,
+        )
+    for name in ("ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+
+
+def _end(folder: str) -> None:
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def parse(job: type[T], args: list[str] | None = None) -> T:
+    """Flags from a dataclass: its fields are the flags, its docstrings the help; `args` None takes sys.argv."""
+    return tyro.cli(job, prog=f"python -m jobs.{job.__name__.lower()}", args=args)
+
+
+def main(parse: Callable[[], T], run: Callable[[T], dict[str, Any]]) -> int:
+    """Parse the command line, do the work on Ray and report.
+
+    Args:
+        parse: reads the flags; wrong ones end the process with exit code 2.
+        run: does the work and returns the summary. Its "path" entry says where summary.json goes.
+
+    Returns:
+        The exit code: 0 done, 1 failed, 2 wrong usage, 3 more clips failed than allowed.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    job = parse()
+    try:
+        connect()
+        execute(run, job)
+    except UsageError as error:
+        return _fail(error, USAGE)
+    except TooManyFailures as error:
+        return _fail(error, TOO_MANY_FAILURES)
+    except (OSError, ValueError) as error:
+        return _fail(error, FAILED)
+    except KeyboardInterrupt:
+        return _fail("interrupted; the same command again continues where this one stopped", FAILED)
+    return DONE
+
+
+def execute(run: Callable[[T], dict[str, Any]], job: T) -> dict[str, Any]:
+    """Do a job's work on the Ray that is there, report its summary and return it, with the seconds it took."""
+    start = time.monotonic()
+    title = type(job).__name__.lower()
+    try:
+        summary = run(job)
+    except TooManyFailures as error:
+        report(title, {**error.summary, "seconds": round(time.monotonic() - start, 1)})
+        raise
+    summary = {**summary, "seconds": round(time.monotonic() - start, 1)}
+    report(title, summary)
+    return summary
+
+
+def _fail(error: BaseException | str, code: int) -> int:
+    Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="red", markup=False, highlight=False)
+    return code
+
+
+@contextlib.contextmanager
+def lock(folder: str) -> Iterator[None]:
+    """Hold the only right to write to a local folder; a lock dies with its process. Object stores have no locks.
+
+    Raises:
+        UsageError: another process holds it.
+    """
+    fs, path = fsspec.url_to_fs(folder)
+    if not isinstance(fs, LocalFileSystem):
+        yield
+        return
+    fs.makedirs(path, exist_ok=True)
+    held = FileLock(f"{path}/lock")
+    try:
+        held.acquire(timeout=0)
+    except Timeout as error:
+        raise UsageError(f"another run is writing to {folder}; wait for it, end it, or give another folder") from error
+    try:
+        yield
+    finally:
+        held.release()
+
+
+@contextlib.contextmanager
+def progress(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
+    """Show `advance(done, note)`: a live line with rate and time left on a terminal, else a plain line every 30 s."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console) as bar:
+            task = bar.add_task(title, total=total, note="")
+            yield lambda done, note: bar.update(task, completed=done, note=note)
+        return
+    start = said = time.monotonic()
+
+    def advance(done: int, note: str) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if now - said >= 30 or done == total:
+            left = (now - start) / max(done, 1) * (total - done)
+            log.info("%s: %d/%d, %s, %.0f s, about %.0f s to go", title, done, total, note, now - start, left)
+            said = now
+
+    yield advance
+
+
+def report(title: str, summary: dict[str, Any]) -> None:
+    """Print the summary's scalars as one table and write all of it to summary.json in the folder summary["path"]."""
+    table = Table(title=title, show_header=False, title_justify="left")
+    for key, value in summary.items():
+        if not isinstance(value, dict | list):
+            table.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))
+    Console(file=sys.stdout).print(table)
+    write_json(f"{summary['path']}/summary.json", summary)
+
+
+def absolute(job: T, *names: str) -> T:
+    """The job with these paths made absolute: workers have other current folders. URIs stay as they are."""
+    changed = {name: getattr(job, name) for name in names}
+    changed = {k: v if v is None or "://" in v else os.path.abspath(v) for k, v in changed.items()}
+    return dataclasses.replace(job, **changed)  # type: ignore[type-var]
+
+
+def write_json(uri: str, value: Any) -> None:
+    """Write `value` as JSON to any fsspec URI; the folder is made."""
+    fs, path = fsspec.url_to_fs(uri)
+    fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+    with fs.open(path, "w") as sink:
+        json.dump(value, sink, indent=1, default=str)

@@ -1,0 +1,153 @@
+"""Checkpoint: a trained model in one safetensors file, with all that is needed to use it or to train on.
+
+Tensors only, nothing is unpickled. The header's metadata holds the config, the class names, the skeleton and how far
+the training had come. One file is written whole or not at all, locally and to an object store.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import fsspec
+import safetensors.torch
+import torch
+from fsspec.implementations.local import LocalFileSystem
+from pydantic import TypeAdapter
+from torch import Tensor, nn, optim
+
+from posec3d.config import TrainConfig
+from posec3d.models import create
+from posec3d.skeletons import skeleton
+
+KEY = "posec3d"
+VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A model's weights and what they mean."""
+
+    config: TrainConfig
+    labels: tuple[str, ...]
+    """Class names by number."""
+    skeleton: str
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Tensor] = field(default_factory=dict)
+    """State of the optimizer by `<parameter number>.<name>`; empty when training cannot go on from here."""
+    epoch: int = 0
+    """Finished epochs."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Of the last finished epoch."""
+    best: float = -1.0
+    """The best validation top-1 so far."""
+
+    def model(self) -> nn.Module:
+        """The network with these weights, in evaluation mode."""
+        model = build_model(self.config, self.skeleton, len(self.labels))
+        model.load_state_dict(self.weights)
+        return model.eval()
+
+
+def build_model(config: TrainConfig, skeleton_name: str, num_classes: int) -> nn.Module:
+    """The config's network for a skeleton, with random weights, in the memory layout 3D convolutions like best."""
+    body = skeleton(skeleton_name)
+    channels = len(body.joints) if config.heatmap.kind == "joint" else len(body.limbs)
+    model = create(config.model.name, num_classes, in_channels=channels, dropout=config.model.dropout)
+    return model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+
+
+def pack_optimizer(optimizer: optim.Optimizer) -> dict[str, Tensor]:
+    """The state of an optimizer whose entries are all tensors, flat."""
+    state = optimizer.state_dict()["state"]
+    return {f"{i}.{name}": value for i, entry in state.items() for name, value in entry.items() if value is not None}
+
+
+def unpack_optimizer(optimizer: optim.Optimizer, packed: dict[str, Tensor]) -> None:
+    """Put a packed state into a fresh optimizer over the same parameters."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in packed.items():
+        number, name = key.split(".", 1)
+        state.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def save(checkpoint: Checkpoint, uri: str) -> None:
+    """Write a checkpoint file at any fsspec URI; a local one is renamed into place."""
+    tensors = {f"model.{k}": v for k, v in checkpoint.weights.items()}
+    tensors |= {f"optimizer.{k}": v for k, v in checkpoint.optimizer.items()}
+    meta = {
+        "version": VERSION,
+        "config": asdict(checkpoint.config),
+        "labels": checkpoint.labels,
+        "skeleton": checkpoint.skeleton,
+        "epoch": checkpoint.epoch,
+        "metrics": checkpoint.metrics,
+        "best": checkpoint.best,
+    }
+    data = safetensors.torch.save(
+        {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {KEY: json.dumps(meta)}
+    )
+    fs, path = fsspec.url_to_fs(uri)
+    fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+    local = isinstance(fs, LocalFileSystem)
+    with fs.open(f"{path}.tmp" if local else path, "wb") as sink:
+        sink.write(data)
+    if local:
+        fs.mv(f"{path}.tmp", path)
+
+
+def exists(uri: str) -> bool:
+    """Whether there is a file at `uri`."""
+    fs, path = fsspec.url_to_fs(uri)
+    return bool(fs.exists(path))
+
+
+def read(uri: str) -> bytes:
+    """The content of a checkpoint file, or of the best one in a run's folder.
+
+    Raises:
+        FileNotFoundError: nothing there.
+    """
+    path = uri if uri.endswith(".safetensors") else f"{uri.rstrip('/')}/best.safetensors"
+    if not exists(path):
+        raise FileNotFoundError(f"no checkpoint at {path}; give the folder of a jobs.train run or a .safetensors file")
+    fs, name = fsspec.url_to_fs(path)
+    return bytes(fs.cat_file(name))
+
+
+def load(uri: str) -> Checkpoint:
+    """Read a checkpoint file, or the best one in a run's folder.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: not a checkpoint of this project, of a newer version, or with an invalid config.
+    """
+    return loads(read(uri), uri)
+
+
+def loads(data: bytes, source: str) -> Checkpoint:
+    """Read a checkpoint from bytes; `source` names it in errors."""
+    try:
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        meta: dict[str, Any] = json.loads(header["__metadata__"][KEY])
+        tensors = safetensors.torch.load(data)
+    except (ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        raise ValueError(f"{source}: not a posec3d checkpoint ({type(error).__name__}: {error})") from error
+    if meta["version"] > VERSION:
+        raise ValueError(
+            f"{source}: checkpoint version {meta['version']}, this release reads {VERSION}; update posec3d"
+        )
+    return Checkpoint(
+        config=TypeAdapter(TrainConfig).validate_python(meta["config"]),
+        labels=tuple(meta["labels"]),
+        skeleton=meta["skeleton"],
+        weights=_under(tensors, "model."),
+        optimizer=_under(tensors, "optimizer."),
+        epoch=meta["epoch"],
+        metrics=meta["metrics"],
+        best=meta["best"],
+    )
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -1,0 +1,122 @@
+"""Configuration: how a model is made and trained, and the presets, as plain frozen values.
+
+A config is written as JSON into the run's folder and into every checkpoint, and validated again when it is read back.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from posec3d.clips import ClipConfig
+
+FORBID_UNKNOWN: dict[str, Any] = {"extra": "forbid"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeatmapConfig:
+    """How a clip is drawn."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
+
+    kind: Literal["joint", "limb"] = "joint"
+    """Channels of the volume: the skeleton's joints or its limbs."""
+    sigma: float = 0.6
+    """Spread of a Gaussian in heatmap pixels."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if not self.sigma > 0:
+            raise ValueError(f"heatmap.sigma must be positive, got {self.sigma}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Which network."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
+
+    name: str = "pose-slowonly"
+    """A name that posec3d.models.create knows."""
+    dropout: float = 0.5
+    """Before the classifier."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """How it learns: warm-up, then a cosine to zero over all steps."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    """SGD with Nesterov momentum off, as published, or AdamW, which learns small sets in fewer steps."""
+    lr: float = 0.4
+    """Peak learning rate for the whole batch of all workers."""
+    momentum: float = 0.9
+    """Of SGD."""
+    weight_decay: float = 3e-4
+    """L2 penalty (AdamW: decoupled)."""
+    clip_norm: float = 40.0
+    """Largest L2 norm of the gradient."""
+    warmup: float = 0.0
+    """Share of all steps with a linearly rising learning rate."""
+    label_smoothing: float = 0.0
+    """Probability mass spread over all classes in the loss."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if not self.lr > 0:
+            raise ValueError(f"optim.lr must be positive, got {self.lr}")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"optim.warmup must be in [0, 1), got {self.warmup}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """All that decides what a training run computes. The defaults are the published NTU-60 joint recipe."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    clip: ClipConfig = field(default_factory=ClipConfig)
+    heatmap: HeatmapConfig = field(default_factory=HeatmapConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    epochs: int = 24
+    """Epochs; after each one the model is validated and saved."""
+    repeat: int = 10
+    """Samples drawn from each clip in an epoch."""
+    batch: int = 256
+    """Samples a step, all workers together."""
+    seed: int = 0
+    """Seeds the weights, the order and the augmentation."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("epochs", "repeat", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+
+
+# Small sets on a CPU: half the width, 32 frames of 32 x 32, a wider Gaussian for the coarser grid, and AdamW, which
+# needs a fraction of the steps (measured on UTD-MHAD).
+SMALL = TrainConfig(
+    model=ModelConfig(name="pose-slowonly-light"),
+    clip=ClipConfig(length=32, size=32, test_size=36),
+    heatmap=HeatmapConfig(sigma=1.0),
+    optim=OptimConfig(name="adamw", lr=3e-3, weight_decay=0.02, warmup=0.1, label_smoothing=0.1),
+    batch=16,
+)
+
+PRESETS: dict[str, tuple[str, TrainConfig]] = {
+    "demo": (
+        "Synthetic actors, minutes on 2 cores.",
+        dataclasses.replace(SMALL, clip=ClipConfig(length=16, size=32, test_size=36), epochs=8, repeat=6),
+    ),
+    "ut-interaction": (
+        "UT-Interaction, two people, half an hour on 2 cores.",
+        dataclasses.replace(SMALL, epochs=12, repeat=10),
+    ),
+    "ntu60-joint": (
+        "NTU RGB+D 60, joints, as published: 24 epochs of 10 repeats, batch 256.",
+        TrainConfig(),
+    ),
+}

@@ -1,0 +1,174 @@
+"""Recognizer: a checkpoint and a video or clip -> the named action."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, overload
+
+import numpy as np
+import torch
+
+from posec3d import checkpoint as checkpoints
+from posec3d import training
+from posec3d.checkpoint import Checkpoint
+from posec3d.clips import flip, testing_clips
+from posec3d.skeletons import skeleton
+from posec3d.table import Clip
+
+if TYPE_CHECKING:
+    from posec3d.pose import PoseEstimator
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a recognizer says of one clip."""
+
+    clip: Clip
+    labels: tuple[str, ...]
+    scores: np.ndarray
+    """(classes,) probabilities, averaged over the views."""
+    volume: np.ndarray
+    """(V, T, H, W) of the first view, as the network saw it."""
+
+    def top(self, k: int = 5) -> list[tuple[str, float]]:
+        """The k likeliest labels, (name, probability), best first."""
+        return [(self.labels[i], float(self.scores[i])) for i in np.argsort(-self.scores)[:k]]
+
+    def overlay(self, path: str | Path) -> None:
+        """Write the video with skeletons and the label on it; needs the source video.
+
+        Raises:
+            ValueError: the clip has no video (imported poses).
+        """
+        from posec3d import draw
+        from posec3d.video import open_video, write_video
+
+        if not self.clip.video:
+            raise ValueError(f"clip {self.clip.clip_id} has no video to draw on; use volume_gif")
+        name, probability = self.top(1)[0]
+        body = skeleton(self.clip.skeleton)
+        with open_video(self.clip.video) as video:
+            frames = (
+                draw.caption(
+                    draw.skeleton_overlay(frame, self.clip.keypoints[:, t], self.clip.scores[:, t], body),
+                    f"{name} {probability:.0%}",
+                )
+                for t, (_, frame) in zip(range(self.clip.num_frames), video, strict=False)
+            )
+            write_video(str(path), frames, self.clip.fps or 25)
+
+    def volume_gif(self, path: str | Path) -> None:
+        """Write the heatmap volume as an animation, one colour a joint."""
+        from posec3d import draw
+
+        draw.write_gif(path, draw.volume_picture(self.volume), fps=12)
+
+
+class Recognizer:
+    """A trained model that names actions.
+
+    Args:
+        checkpoint: from posec3d.checkpoint.load.
+        device: where volumes are drawn and the model runs.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, device: torch.device | str = "cpu") -> None:
+        self.config = checkpoint.config
+        self.labels = checkpoint.labels
+        self.skeleton = skeleton(checkpoint.skeleton)
+        self.device = device
+        self._model = checkpoint.model().to(device)
+
+    def scores(self, xy: np.ndarray, score: np.ndarray, *, flipped: bool = False) -> np.ndarray:
+        """Class probabilities of test clips, averaged over their views, one view of all clips at a time.
+
+        Args:
+            xy: (N, K, M, T, V, 2) heatmap pixels of the config's test size, K views.
+            score: (N, K, M, T, V).
+            flipped: add the mirrored views.
+
+        Returns:
+            (N, classes).
+        """
+        views = []
+        for k in range(xy.shape[1]):
+            batch = {"xy": xy[:, k], "score": score[:, k]}
+            views.append(training.predict(self._model, batch, self.config, self.skeleton, self.device))
+            if flipped:
+                side = self.config.clip.test_size
+                mirrored = dict(
+                    zip(("xy", "score"), flip(xy[:, k], score[:, k], side, self.skeleton.mirror), strict=True)
+                )
+                views.append(training.predict(self._model, mirrored, self.config, self.skeleton, self.device))
+        return np.mean(views, axis=0)
+
+    @overload
+    def predict(self, source: str | Path | Clip, *, clips: int = 10, flipped: bool = False) -> Result: ...
+
+    @overload
+    def predict(
+        self, source: list[str] | list[Path] | list[Clip], *, clips: int = 10, flipped: bool = False
+    ) -> list[Result]: ...
+
+    def predict(
+        self, source: str | Path | Clip | list[str] | list[Path] | list[Clip], *, clips: int = 10, flipped: bool = False
+    ) -> Result | list[Result]:
+        """Name the action in a video (path or URI), a clip, or each of a list of them.
+
+        Args:
+            source: what to look at.
+            clips: test clips sampled from it.
+            flipped: look at each mirrored too.
+
+        Returns:
+            A result, or a list of them for a list.
+
+        Raises:
+            VideoError: a video that cannot be read.
+            ValueError: a clip with another skeleton than the model's.
+        """
+        if isinstance(source, str | Path):
+            return self._predict(self._poses(str(source)), clips, flipped)
+        if isinstance(source, Clip):
+            return self._predict(source, clips, flipped)
+        return [self.predict(one, clips=clips, flipped=flipped) for one in source]
+
+    def _predict(self, clip: Clip, clips: int, flipped: bool) -> Result:
+        if clip.skeleton != self.skeleton.name:
+            raise ValueError(
+                f"clip {clip.clip_id} has skeleton {clip.skeleton}, the model was trained on {self.skeleton.name}"
+            )
+        xy, score = testing_clips(clip.keypoints, clip.scores, (clip.height, clip.width), self.config.clip, clips)
+        volume = training.draw(
+            torch.as_tensor(xy[:1]),
+            torch.as_tensor(score[:1]),
+            self.config.clip.test_size,
+            self.config.heatmap,
+            self.skeleton,
+        )
+        scores = self.scores(xy[None], score[None], flipped=flipped)[0]
+        return Result(clip, self.labels, scores, volume[0].numpy())
+
+    @cached_property
+    def estimator(self) -> "PoseEstimator":
+        """Finds the poses in a video; made on first use, fetching the weights if need be."""
+        from posec3d.movenet import onnx_models
+        from posec3d.pose import PoseEstimator
+
+        return PoseEstimator(onnx_models(), threads=torch.get_num_threads())
+
+    def _poses(self, uri: str) -> Clip:
+        from posec3d.pose import extract_clip
+
+        return extract_clip(uri, self.estimator)
+
+
+def load(run_or_checkpoint: str | Path, device: torch.device | str = "cpu") -> Recognizer:
+    """Load the best model of a training run, or a checkpoint file.
+
+    Args:
+        run_or_checkpoint: folder (any fsspec URI) of a jobs.train run, or a .safetensors file.
+        device: where it runs.
+    """
+    return Recognizer(checkpoints.load(str(run_or_checkpoint)), device)

