@@ -1,4 +1,4 @@
-"""Job: everything once, `python -m jobs.demo`: synthetic actors and real video through all the other jobs, on one Ray."""
+"""Job: everything once, `python -m jobs.demo`: synthetic actors and real video through all other jobs, on one Ray."""
 
 import logging
 import shutil
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import jinja2
 import numpy as np
 
@@ -19,9 +20,8 @@ from jobs import extract as extract_job
 from jobs import predict as predict_job
 from jobs import stats as stats_job
 from jobs import train as train_job
-from posec3d import actors, draw
+from posec3d import actors, draw, load
 from posec3d.config import PRESETS
-from posec3d.recognizer import Result
 from posec3d.skeletons import skeleton
 from posec3d.video import open_video
 from posec3d.weights import movenet_folder
@@ -40,7 +40,7 @@ REAL = ("Pose2Sim/Demo_SinglePerson/videos/cam01.mp4", "Pose2Sim/Demo_MultiPerso
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """Make synthetic labelled videos, extract poses, train, evaluate and predict; then extract and predict real videos."""
+    """Make synthetic labelled videos, extract poses, train, evaluate, predict; then extract and predict real videos."""
 
     out: str = "runs/demo"
     """Local folder of everything; the same command again goes on where it stopped."""
@@ -79,12 +79,13 @@ def run(job: Demo) -> dict[str, Any]:
             predict_job.run,
             predict_job.Predict(run=trained, videos=str(real), out=str(out / "real/predictions")),
         )
+    write_picture(out / "picture.png", held_out / "jumping_jack.mp4", trained)
     write_index(out, done)
     result = done["evaluate"]
     return {
         "path": job.out,
         "synthetic clips": done["extract"]["videos"],
-        "synthetic frames": sum(v["frames"] for k, v in done.items() if k == "extract"),
+        "synthetic frames": len(actors.ACTIONS) * ACTORS * TAKES * FRAMES,
         "held-out actors": len(HELD_OUT),
         "top-1 on held-out actors": result["top1"],
         "mean class accuracy": result["mean_class"],
@@ -118,13 +119,21 @@ def real_videos(folder: Path) -> Path | None:
     return folder
 
 
-def beside(result: Result, frame: int = 0) -> np.ndarray:
-    """One picture: the frame with its skeletons, and the heatmap volume, time left to right; (H, W, 3) uint8."""
+def write_picture(path: Path, video: Path, run: str) -> None:
+    """One picture of the method: three frames with their skeletons, below them what the network sees."""
+    result = load(run).predict(video)
     clip = result.clip
-    with open_video(clip.video) as video:
-        image = next(image for t, (_, image) in enumerate(video) if t == frame)
-    overlay = draw.skeleton_overlay(image, clip.keypoints[:, frame], clip.scores[:, frame], skeleton(clip.skeleton))
-    return draw.side_by_side([overlay, draw.volume_strip(result.volume)])
+    with open_video(clip.video) as frames:
+        overlays = [
+            draw.skeleton_overlay(frame, clip.keypoints[:, t], clip.scores[:, t], skeleton(clip.skeleton))
+            for t, (_, frame) in enumerate(frames)
+        ]
+    chosen = draw.evenly(len(overlays), 4)
+    above = draw.side_by_side([overlays[t] for t in chosen])
+    below = draw.volume_strip(result.volume, frames=6)
+    height = round(below.shape[0] * above.shape[1] / below.shape[1])
+    below = cv2.resize(below, (above.shape[1], height), interpolation=cv2.INTER_AREA)
+    draw.write_png(path, np.concatenate([above, np.full((4, above.shape[1], 3), 255, np.uint8), below]))
 
 
 def write_index(out: Path, done: dict[str, dict[str, Any]]) -> None:

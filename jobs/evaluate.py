@@ -74,7 +74,7 @@ def run(job: Evaluate) -> dict[str, Any]:
                 data,
                 num_clips=job.clips,
                 flipped=job.flip,
-                actors=job.actors or extract.default_actors(),
+                actors=job.actors or min(extract.default_actors(), -(-chosen.clips // predict.BATCH)),
                 use_gpu=job.use_gpu,
             )
             for row in dataset.iter_rows():

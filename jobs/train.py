@@ -44,7 +44,10 @@ def run(job: Train) -> dict[str, Any]:
     plan = prepare(job)
     with _job.lock(job.out):
         _same_config(job, plan)
-        _trainer.fit(plan)
+        if not checkpoints.exists(plan.file("last.safetensors")) or (
+            checkpoints.load(plan.file("last.safetensors")).epoch < plan.config.epochs
+        ):
+            _trainer.fit(plan)
         rows = _trainer.read_metrics(plan.file("metrics.csv"))
         best = max(rows, key=lambda row: row.get("val_top1", row["epoch"]))
         if "://" not in job.out:

@@ -22,7 +22,7 @@ from fsspec.implementations.local import LocalFileSystem
 from ray.data import ActorPoolStrategy
 
 from posec3d import table as tables
-from posec3d.pose import PoseEstimator, extract_clip
+from posec3d.pose import PoseEstimator, extract_poses
 from posec3d.video import VideoError
 from posec3d.weights import MoveNet
 
@@ -149,7 +149,7 @@ class ExtractPoses:
 def extract_row(video: Video, estimator: PoseEstimator) -> dict[str, Any]:
     """One video's row; one that cannot be read or understood gets `stage` and `error` instead of keypoints."""
     try:
-        clip = extract_clip(video.video, estimator)
+        clip = extract_poses(video.video, estimator)
     except Exception as error:  # one bad video must not stop a job: any error becomes its failure row
         stage = "decode" if isinstance(error, VideoError) else "pose"
         if stage == "pose":

@@ -20,6 +20,8 @@ from posec3d.weights import MoveNet
 
 log = logging.getLogger(__name__)
 
+BATCH = 8  # clips a model looks at together
+
 
 class _Classify:
     """Test clips of `render.testing_samples` -> class probabilities."""
@@ -53,7 +55,7 @@ def scores(
     return render.testing_samples(chosen, config.clip, num_clips=num_clips).map_batches(
         _Classify,
         fn_constructor_args=(ray.put(model), flipped, "cuda" if use_gpu else "cpu"),
-        batch_size=8,
+        batch_size=BATCH,
         num_cpus=1,
         num_gpus=1 if use_gpu else None,
         compute=ActorPoolStrategy(size=actors),

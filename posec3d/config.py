@@ -112,8 +112,8 @@ PRESETS: dict[str, tuple[str, TrainConfig]] = {
         dataclasses.replace(SMALL, clip=ClipConfig(length=16, size=32, test_size=36), epochs=8, repeat=6),
     ),
     "ut-interaction": (
-        "UT-Interaction, two people, half an hour on 2 cores.",
-        dataclasses.replace(SMALL, epochs=12, repeat=10),
+        "UT-Interaction, two people, a quarter of an hour on 2 cores.",
+        dataclasses.replace(SMALL, epochs=16, repeat=20),
     ),
     "ntu60-joint": (
         "NTU RGB+D 60, joints, as published: 24 epochs of 10 repeats, batch 256.",

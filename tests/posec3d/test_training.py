@@ -140,7 +140,7 @@ def test_a_checkpoint_with_an_unknown_field_or_version_is_refused(tmp_path):
     checkpoints.save(Checkpoint(TINY, ("up", "down"), "coco17", model.state_dict()), str(path))
     with safetensors.safe_open(path, "pt") as file:
         meta = json.loads(file.metadata()["posec3d"])
-        tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a mapping
+        tensors = {k: file.get_tensor(k) for k in file.keys()}
     for change, message in (({"version": 9}, "version 9"), ({"config": {**meta["config"], "lrr": 1}}, "lrr")):
         safetensors.torch.save_file(tensors, path, {"posec3d": json.dumps({**meta, **change})})
         with pytest.raises(ValueError, match=message):

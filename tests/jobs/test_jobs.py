@@ -1,0 +1,194 @@
+"""The jobs on one local Ray, small: train, resume, evaluate, predict; and what they refuse before any work."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from jobs import _job, evaluate, predict, stats, train
+from posec3d import actors, load
+from posec3d.config import PRESETS, ModelConfig
+from posec3d.table import Clip, write_table
+from posec3d.video import open_video, write_video
+
+CONFIG = dataclasses.replace(
+    PRESETS["demo"][1],
+    clip=dataclasses.replace(PRESETS["demo"][1].clip, length=4, size=12, test_size=12),
+    epochs=2,
+    repeat=2,
+    batch=8,
+)
+
+
+def rows(count, label=None, splits=None):
+    for i in range(count):
+        action = actors.ACTIONS[i % 2]
+        truth = actors.make_clip(action, actor=i, num_frames=6)
+        yield Clip(
+            f"c{i}",
+            6,
+            240,
+            320,
+            truth.keypoints,
+            np.ones(truth.keypoints.shape[:3]),
+            label=i % 2 if label is None else label(i),
+            label_name=action,
+            splits=("train",) if i < count - 4 else ("test",),
+        )
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    uri = str(tmp_path_factory.mktemp("table"))
+    write_table(rows(12), uri, rows_per_file=5)
+    return uri
+
+
+@pytest.fixture(scope="module")
+def run(table, ray_local, tmp_path_factory):
+    """A finished training run."""
+    out = str(tmp_path_factory.mktemp("run"))
+    train.run(train.Train(table=table, out=out, config=CONFIG))
+    return out
+
+
+@pytest.mark.ray
+def test_a_run_leaves_checkpoints_metrics_and_curves(run, table):
+    from pathlib import Path
+
+    names = {path.name for path in Path(run).iterdir()}
+    expected = {"config.json", "metrics.csv", "best.safetensors", "last.safetensors", "learning_curves.png"}
+    assert expected | {"tensorboard"} <= names
+    lines = (Path(run) / "metrics.csv").read_text().splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith("epoch,lr,train_loss,train_top1")
+    assert load(run).labels == actors.ACTIONS[:2]
+
+
+@pytest.mark.ray
+def test_the_same_command_again_trains_nothing_more(run, table):
+    from pathlib import Path
+
+    before = (Path(run) / "last.safetensors").read_bytes()
+    summary = train.run(train.Train(table=table, out=run, config=CONFIG))
+    assert summary["epochs"] == 2
+    assert (Path(run) / "last.safetensors").read_bytes() == before
+
+
+@pytest.mark.ray
+def test_another_config_in_the_same_folder_is_refused(run, table):
+    with pytest.raises(_job.UsageError, match="holds a run with another config"):
+        train.run(train.Train(table=table, out=run, config=dataclasses.replace(CONFIG, epochs=3)))
+
+
+@pytest.mark.ray
+def test_a_folder_in_use_is_refused(run, table):
+    with _job.lock(run), pytest.raises(_job.UsageError, match="another run is writing"):
+        train.run(train.Train(table=table, out=run, config=CONFIG))
+
+
+@pytest.mark.ray
+def test_evaluation_counts_every_clip_once_and_fuses_runs(run, table, tmp_path):
+    one = evaluate.run(evaluate.Evaluate(runs=(run,), table=table, clips=2, flip=True, out=str(tmp_path / "one")))
+    assert one["clips"] == 4
+    assert np.sum(one["confusion"]) == 4
+    two = evaluate.run(evaluate.Evaluate(runs=(run, run), table=table, clips=2, flip=True, out=str(tmp_path / "two")))
+    assert two["top1"] == one["top1"]
+    assert (tmp_path / "two/scores.csv").read_text() == (tmp_path / "one/scores.csv").read_text()
+    assert (tmp_path / "one/confusion.png").stat().st_size > 1000
+    header, *lines = (tmp_path / "one/scores.csv").read_text().splitlines()
+    assert header == "clip_id,label,predicted,bow,jumping_jack"
+    assert len(lines) == 4
+
+
+@pytest.mark.ray
+def test_evaluation_is_that_of_the_recognizer(run, table, tmp_path):
+    evaluate.run(evaluate.Evaluate(runs=(run,), table=table, clips=3, out=str(tmp_path)))
+    clips = {c.clip_id: c for c in rows(12)}
+    recognizer = load(run)
+    for line in (tmp_path / "scores.csv").read_text().splitlines()[1:]:
+        name, *_, first, second = line.split(",")
+        scores = recognizer.predict(clips[name], clips=3).scores
+        np.testing.assert_allclose([float(first), float(second)], scores, atol=1e-3)  # stored in quarter pixels
+
+
+@pytest.mark.ray
+def test_prediction_names_draws_and_survives_a_bad_video(run, movenet, tmp_path):
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    clip = actors.make_clip("bow", actor=5, num_frames=8)
+    write_video(videos / "bow.mp4", clip.frames, clip.fps)
+    (videos / "broken.mp4").write_text("no video")
+    summary = predict.run(predict.Predict(run=run, videos=str(videos), out=str(tmp_path / "out"), clips=1))
+    assert (summary["videos"], summary["failed"]) == (2, 1)
+    good, bad = json.loads((tmp_path / "out/predictions.json").read_text())
+    assert sum(top["probability"] for top in good["top"]) == pytest.approx(1, abs=1e-5)
+    assert "broken.mp4" in bad["error"]
+    with open_video(str(tmp_path / f"out/{good['clip_id']}.mp4")) as video:
+        assert sum(1 for _ in video) == 8
+    assert (tmp_path / f"out/{good['clip_id']}.gif").read_bytes().startswith(b"GIF8")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"table": "/nowhere"}, "no keypoint table at /nowhere"),
+        ({"train_split": "trian"}, r"no split 'trian' in .*; it has test \(4\), train \(8\)"),
+        ({"val_split": "!nope"}, "no split 'nope'"),
+        ({"workers": 3}, "batch 8 cannot be shared out among 3 workers"),
+        ({"config": dataclasses.replace(CONFIG, batch=64)}, "do not fill one batch of 64"),
+    ],
+)
+def test_training_refuses_what_cannot_work_before_any_worker_starts(table, change, message):
+    job = dataclasses.replace(train.Train(table=table, out="/unused", config=CONFIG), **change)
+    with pytest.raises(_job.UsageError, match=message):
+        train.prepare(job)
+
+
+@pytest.mark.ray
+def test_evaluation_refuses_a_table_with_other_labels(run, tmp_path):
+    write_table(rows(4, label=lambda i: 1 - i % 2), str(tmp_path))
+    with pytest.raises(_job.UsageError, match=r"label 1 is 'bow' in .*, but 'jumping_jack'"):
+        evaluate.run(evaluate.Evaluate(runs=(run,), table=str(tmp_path), split=None))
+
+
+def test_stats_and_predict_refuse_what_is_not_there(tmp_path):
+    with pytest.raises(_job.UsageError, match=r"jobs\.extract"):
+        stats.run(stats.Stats(table=str(tmp_path), report=str(tmp_path)))
+    with pytest.raises(_job.UsageError, match=r"folder of a jobs\.train run"):
+        predict.run(predict.Predict(run=str(tmp_path), videos=str(tmp_path), out=str(tmp_path)))
+
+
+def test_a_preset_and_its_overrides_arrive_typed():
+    job = train.parse(
+        ["ntu60-joint", "--table", "t", "--out", "o", "--optim.lr", "0.1", "--model.name", "pose-slowonly-light"]
+    )
+    assert job.config.optim.lr == 0.1
+    assert job.config.model == ModelConfig(name="pose-slowonly-light")
+    assert job.config.clip == PRESETS["ntu60-joint"][1].clip
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["nope"],
+        ["demo"],
+        ["demo", "--table", "t", "--out", "o", "--optim.lrr", "1"],
+        ["demo", "--table", "t", "--out", "o", "--batch", "x"],
+    ],
+)
+def test_wrong_flags_end_with_exit_code_2(words, capsys):
+    with pytest.raises(SystemExit) as end:
+        train.parse(words)
+    assert end.value.code == 2
+    assert capsys.readouterr().err
+
+
+def test_more_failures_than_allowed_is_exit_code_3(tmp_path, capsys, ray_local):
+    def work(_job_):
+        raise _job.TooManyFailures("5 of 6 failed", {"path": str(tmp_path)})
+
+    assert _job.main(lambda: None, work) == 3
+    assert json.loads((tmp_path / "summary.json").read_text())["path"] == str(tmp_path)
+    assert "error: 5 of 6 failed" in capsys.readouterr().err

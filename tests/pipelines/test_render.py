@@ -1,0 +1,87 @@
+"""Samples and volumes of a table through Ray Data: complete, exact, and a function of the seed."""
+
+import numpy as np
+import pytest
+
+from pipelines import render
+from posec3d import actors
+from posec3d.clips import ClipConfig, testing_clips
+from posec3d.config import HeatmapConfig
+from posec3d.heatmaps import joint_volumes
+from posec3d.table import Clip, read_table, write_table
+
+pytestmark = pytest.mark.ray
+CONFIG = ClipConfig(length=4, size=16, test_size=20)
+
+
+def actor_clip(number: int, people: int = 1, **fields) -> Clip:
+    truth = actors.make_clip(actors.ACTIONS[number % 7], actor=number, num_frames=6)
+    keypoints = np.concatenate([truth.keypoints + 20 * m for m in range(people)]) if people else np.zeros((0, 6, 17, 2))
+    given = {"label": number % 2, "label_name": "ab"[number % 2], "splits": ("train",)} | fields
+    return Clip(f"c{number}", 6, 240, 320, keypoints, np.ones(keypoints.shape[:3]), **given)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    uri = str(tmp_path_factory.mktemp("table"))
+    clips = [actor_clip(i) for i in range(5)]
+    clips += [actor_clip(5, people=2), actor_clip(6, people=0), actor_clip(7, label=None, label_name=None)]
+    clips += [actor_clip(8, splits=("test",))]
+    write_table(clips, uri, rows_per_file=2)
+    return uri
+
+
+def test_the_index_chooses_a_split_and_says_what_it_leaves_out(table):
+    chosen = render.index(table, "train")
+    assert (chosen.clips, chosen.persons, chosen.skipped) == (6, 2, 2)
+    assert render.index(table, "train", labelled=False, people=False).clips == 8
+    assert render.index(table, "!train").clips == 1
+
+
+def drawn(table, ray_local, **options):
+    chosen = render.index(table, "train")
+    rows = render.training_samples(chosen, CONFIG, repeat=2, **{"seed": 1, "epoch": 0, **options}).take_all()
+    return [(row["clip_id"], row["xy"].tobytes()) for row in rows]
+
+
+def test_an_epoch_holds_every_clip_as_often_as_told_and_is_a_function_of_its_seed(table, ray_local):
+    one = drawn(table, ray_local)
+    assert sorted(name for name, _ in one) == sorted([f"c{i}" for i in range(6)] * 2)
+    assert len(set(one)) == 12  # the two draws of a clip differ
+    assert drawn(table, ray_local) == one
+    assert set(drawn(table, ray_local, epoch=1)).isdisjoint(one)
+
+
+def test_the_shares_of_workers_are_equal_and_make_up_the_epoch(table, ray_local):
+    shares = [drawn(table, ray_local, rank=rank, world=3) for rank in range(3)]
+    assert [len(share) for share in shares] == [4, 4, 4]
+    assert sorted(sample for share in shares for sample in share) == sorted(drawn(table, ray_local))
+
+
+def test_test_samples_are_those_of_the_clip_itself(table, ray_local):
+    chosen = render.index(table, "train")
+    rows = {r["clip_id"]: r for r in render.testing_samples(chosen, CONFIG, num_clips=3).take_all()}
+    clip = next(c for c in read_table(table) if c.clip_id == "c5")
+    xy, score = testing_clips(clip.keypoints, clip.scores, (240, 320), CONFIG, 3)
+    np.testing.assert_array_equal(rows["c5"]["xy"], xy)
+    np.testing.assert_array_equal(rows["c5"]["score"], score)
+    assert rows["c0"]["xy"].shape == xy.shape  # padded to the table's two people
+    assert not rows["c0"]["score"][:, 1].any()
+
+
+def test_volumes_are_what_the_renderer_draws(table, ray_local):
+    rows = {r["clip_id"]: r for r in render.volumes(table, CONFIG, HeatmapConfig(sigma=1.0), num_clips=2).take_all()}
+    assert len(rows) == 9
+    assert rows["c7"]["label"] == -1
+    assert not rows["c6"]["volume"].any()
+    clip = next(c for c in read_table(table) if c.clip_id == "c5")
+    xy, score = testing_clips(clip.keypoints, clip.scores, (240, 320), CONFIG, 2)
+    np.testing.assert_allclose(rows["c5"]["volume"], joint_volumes(xy, score, (20, 20), sigma=1.0), atol=1e-7)
+
+
+def test_batches_keep_the_remainder_unless_they_are_shuffled(table, ray_local):
+    chosen = render.index(table, "train")
+    plain = [len(b["label"]) for b in render.batches(render.testing_samples(chosen, CONFIG), 4)]
+    assert plain == [4, 2]
+    samples = render.training_samples(chosen, CONFIG, seed=0, epoch=0)
+    assert [b["xy"].shape for b in render.batches(samples, 4, shuffle_seed=0)] == [(4, 2, 4, 17, 2)]

@@ -1,0 +1,92 @@
+"""A recognizer on clips and videos, with a model of random weights: what it says is consistent, if not wise."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from posec3d import Clip, actors, load
+from posec3d import checkpoint as checkpoints
+from posec3d.config import PRESETS
+from posec3d.heatmaps import joint_volumes
+from posec3d.video import open_video, write_video
+
+CONFIG = dataclasses.replace(
+    PRESETS["demo"][1], clip=dataclasses.replace(PRESETS["demo"][1].clip, length=4, test_size=16)
+)
+LABELS = ("bow", "kick", "wave")
+
+
+@pytest.fixture(scope="module")
+def recognizer(tmp_path_factory):
+    path = str(tmp_path_factory.mktemp("run") / "best.safetensors")
+    torch.manual_seed(0)
+    model = checkpoints.build_model(CONFIG, "coco17", 3)
+    torch.nn.init.normal_(model.fc_cls.weight)
+    checkpoints.save(checkpoints.Checkpoint(CONFIG, LABELS, "coco17", model.state_dict()), path)
+    return load(path)
+
+
+def clip(people=1):
+    truth = actors.make_clip("wave", actor=1, num_frames=8)
+    keypoints = np.repeat(truth.keypoints, people, 0)
+    return Clip("c", 8, 240, 320, keypoints, np.ones(keypoints.shape[:3], np.float32))
+
+
+def test_probabilities_are_ranked_and_add_up(recognizer):
+    result = recognizer.predict(clip())
+    assert result.scores.sum() == pytest.approx(1, abs=1e-5)
+    top = result.top(2)
+    assert len(top) == 2
+    assert top[0][1] >= top[1][1]
+    assert top[0] == (LABELS[result.scores.argmax()], result.scores.max())
+
+
+def test_a_list_gives_a_list(recognizer):
+    results = recognizer.predict([clip(), clip(2)])
+    np.testing.assert_allclose(results[0].scores, results[1].scores, rtol=1e-5)  # the same person twice
+
+
+def test_clips_without_people_are_answered(recognizer):
+    assert recognizer.predict(clip(0)).scores.shape == (3,)
+
+
+def test_the_views_are_averaged(recognizer):
+    one, two = (recognizer.predict(clip(), clips=n).scores for n in (1, 2))
+    assert not np.allclose(one, two)
+
+
+def test_the_volume_is_what_the_network_saw(recognizer):
+    result = recognizer.predict(clip(), clips=1)
+    assert result.volume.shape == (17, 4, 16, 16)
+    assert result.volume.max() <= 1
+    assert (result.volume.reshape(17, 4, -1).max(-1) > 0.4).all()
+    assert joint_volumes(np.zeros((1, 4, 17, 2)), np.zeros((1, 4, 17)), (16, 16)).shape == result.volume.shape
+
+
+def test_another_skeleton_is_refused(recognizer):
+    other = dataclasses.replace(clip())
+    object.__setattr__(other, "skeleton", "penn13")
+    with pytest.raises(ValueError, match="skeleton penn13, the model was trained on coco17"):
+        recognizer.predict(other)
+
+
+def test_an_overlay_needs_a_video(recognizer, tmp_path):
+    with pytest.raises(ValueError, match="has no video"):
+        recognizer.predict(clip()).overlay(tmp_path / "x.mp4")
+
+
+def test_a_video_is_named_and_drawn(recognizer, movenet, tmp_path):
+    truth = actors.make_clip("kick", actor=2, num_frames=6)
+    write_video(tmp_path / "kick.mp4", truth.frames, truth.fps)
+    result = recognizer.predict(tmp_path / "kick.mp4")
+    result.overlay(tmp_path / "overlay.mp4")
+    result.volume_gif(tmp_path / "volume.gif")
+    with open_video(str(tmp_path / "overlay.mp4")) as video:
+        drawn = [frame for _, frame in video]
+    assert len(drawn) == 6
+    # The skeleton is drawn on the person: pixels near the joints changed most.
+    change = np.abs(drawn[0].astype(int) - truth.frames[0]).sum(-1)
+    x, y = truth.keypoints[0, 0, 5:].round().astype(int).T
+    assert change[y, x].mean() > 5 * np.median(change)
