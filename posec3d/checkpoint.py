@@ -11,13 +11,13 @@ from typing import Any
 import fsspec
 import safetensors.torch
 import torch
-from fsspec.implementations.local import LocalFileSystem
 from pydantic import TypeAdapter
 from torch import Tensor, nn, optim
 
 from posec3d.config import TrainConfig
 from posec3d.models import create
 from posec3d.skeletons import skeleton
+from posec3d.storage import read_whole, write_whole
 
 KEY = "posec3d"
 VERSION = 1
@@ -72,7 +72,7 @@ def unpack_optimizer(optimizer: optim.Optimizer, packed: dict[str, Tensor]) -> N
 
 
 def save(checkpoint: Checkpoint, uri: str) -> None:
-    """Write a checkpoint file at any fsspec URI; a local one is renamed into place."""
+    """Write a checkpoint file at any fsspec URI, whole or not at all."""
     tensors = {f"model.{k}": v for k, v in checkpoint.weights.items()}
     tensors |= {f"optimizer.{k}": v for k, v in checkpoint.optimizer.items()}
     meta = {
@@ -87,13 +87,7 @@ def save(checkpoint: Checkpoint, uri: str) -> None:
     data = safetensors.torch.save(
         {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {KEY: json.dumps(meta)}
     )
-    fs, path = fsspec.url_to_fs(uri)
-    fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-    local = isinstance(fs, LocalFileSystem)
-    with fs.open(f"{path}.tmp" if local else path, "wb") as sink:
-        sink.write(data)
-    if local:
-        fs.mv(f"{path}.tmp", path)
+    write_whole(uri, data)
 
 
 def exists(uri: str) -> bool:
@@ -109,10 +103,10 @@ def read(uri: str) -> bytes:
         FileNotFoundError: nothing there.
     """
     path = uri if uri.endswith(".safetensors") else f"{uri.rstrip('/')}/best.safetensors"
-    if not exists(path):
+    data = read_whole(path)
+    if data is None:
         raise FileNotFoundError(f"no checkpoint at {path}; give the folder of a jobs.train run or a .safetensors file")
-    fs, name = fsspec.url_to_fs(path)
-    return bytes(fs.cat_file(name))
+    return data
 
 
 def load(uri: str) -> Checkpoint:

@@ -15,15 +15,16 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fsspec.implementations.local import LocalFileSystem
 
 from posec3d.skeletons import skeleton
+from posec3d.storage import write_whole
 
 log = logging.getLogger(__name__)
 
 VERSION = 1
 VERSION_KEY = b"posec3d.version"
 QUARTER = 4  # stored units a pixel
+ROW_GROUP = 64  # clips
 
 SCHEMA = pa.schema(
     [
@@ -55,8 +56,10 @@ class Clip:
     """One row of the table: a whole video or one segment of a long one.
 
     `keypoints` is float32 (M, T, V, 2) in pixels, x then y; `scores` is float32 (M, T, V) in [0, 1], 0 = not detected.
-    `boxes` is float32 (M, T, 4) x1 y1 x2 y2 in pixels, zeros where the person is absent. Other fields: see DESIGN of
-    the columns in docs of `SCHEMA`; `fps` is 0 when unknown, `label` None when unlabelled.
+    `boxes` is float32 (M, T, 4) x1 y1 x2 y2 in pixels, zeros where the person is absent; `keypoints_3d` (M, T, V, 3) is
+    in metres. `video` is a URI, empty for imported poses; `start_frame` and `num_frames` are its segment; `fps` is 0 when
+    unknown; `height` and `width` are of the frame the keypoints are given in. `label` is None when unlabelled. `splits`
+    are the protocol parts the clip belongs to. `pose_model` and `detector` name what made the row.
     """
 
     clip_id: str
@@ -101,7 +104,7 @@ class Clip:
 def clip_id(video: str) -> str:
     """A name for a whole video that is stable across runs: its file name and a digest of its URI."""
     stem = video.rstrip("/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
-    return f"{stem}-{hashlib.blake2b(video.encode(), digest_size=6).hexdigest()}"
+    return f"{stem}-{hashlib.blake2b(video.encode(errors="surrogateescape"), digest_size=6).hexdigest()}"
 
 
 def _quarter_pixels(pixels: np.ndarray) -> np.ndarray:
@@ -202,6 +205,18 @@ def split_names(expression: str | None) -> list[str]:
     return [] if expression is None else [part.strip().removeprefix("!") for part in expression.split(",")]
 
 
+def require_table(uri: str) -> list[str]:
+    """The table's data files.
+
+    Raises:
+        FileNotFoundError: there are none.
+    """
+    files = data_files(uri)
+    if not files:
+        raise FileNotFoundError(f"no keypoint table at {uri}: no .parquet files there; make one with jobs.extract")
+    return files
+
+
 def data_files(uri: str) -> list[str]:
     """Paths of the table's Parquet files, sorted, in the form `open_file` takes; empty if there is no table yet."""
     fs, root = fsspec.url_to_fs(uri)
@@ -254,10 +269,7 @@ def read_row_groups(uri: str, columns: Sequence[str] | None = None) -> Iterator[
     Raises:
         FileNotFoundError: there is no table at `uri`.
     """
-    files = data_files(uri)
-    if not files:
-        raise FileNotFoundError(f"no keypoint table at {uri}: no .parquet files there; make one with jobs.extract")
-    for path in files:
+    for path in require_table(uri):
         file = open_file(path)
         for group in range(file.num_row_groups):
             yield file.read_row_group(group, columns=columns)
@@ -280,38 +292,23 @@ def write_table(clips: Iterable[Clip], uri: str, *, rows_per_file: int = 512) ->
 def write_file(table: pa.Table, uri: str) -> str:
     """Write one Arrow table as one new Parquet file in the directory `uri`, whole or not at all; returns its path.
 
-    A local file is renamed into place; an object store's PUT is atomic by itself. Delta encoding of the coordinates
-    was measured against plain and byte-stream-split and is the smallest on real tracks.
+    Row groups are small, for they are what training reads in random order. Delta encoding of the coordinates was
+    measured against plain and byte-stream-split and is the smallest on real tracks.
     """
-    fs, root = fsspec.url_to_fs(uri)
-    fs.makedirs(root, exist_ok=True)
-    name = f"{uuid.uuid4().hex}.parquet"
-    local = isinstance(fs, LocalFileSystem)
-    target = f"{root.rstrip('/')}/{name}"
-    # A name that does not end in .parquet is no data file to any reader.
-    temporary = f"{target}.tmp" if local else target
-    encodings = {
-        "keypoints.list.element": "DELTA_BINARY_PACKED",
-        "boxes.list.element": "DELTA_BINARY_PACKED",
-    }
-    encodings = {k: v for k, v in encodings.items() if k.split(".")[0] in table.column_names}
-    try:
-        with fs.open(temporary, "wb") as sink:
-            pq.write_table(
-                table,
-                sink,
-                compression="zstd",
-                compression_level=6,
-                use_dictionary=[f.name for f in table.schema if pa.types.is_string(f.type)],
-                column_encoding=encodings or None,
-            )
-        if local:
-            fs.mv(temporary, target)
-    except BaseException:
-        if local and fs.exists(temporary):
-            fs.rm(temporary)
-        raise
-    return target
+    delta = {f"{name}.list.element": "DELTA_BINARY_PACKED" for name in ("keypoints", "boxes")}
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table,
+        sink,
+        row_group_size=ROW_GROUP,
+        compression="zstd",
+        compression_level=6,
+        use_dictionary=[f.name for f in table.schema if pa.types.is_string(f.type)],
+        column_encoding={k: v for k, v in delta.items() if k.split(".")[0] in table.column_names} or None,
+    )
+    path = f"{uri.rstrip('/')}/{uuid.uuid4().hex}.parquet"
+    write_whole(path, sink.getvalue().to_pybytes())
+    return path
 
 
 FAILURES = pa.schema(

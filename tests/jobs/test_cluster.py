@@ -3,10 +3,12 @@
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -22,7 +24,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def clean_environment(folder, **more):
+def clean_environment(**more):
     dropped = ("RAY_ADDRESS", "RAY_TMPDIR", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
     return {**{k: v for k, v in os.environ.items() if k not in dropped}, **more}
 
@@ -109,32 +111,37 @@ def free_port():
 @pytest.fixture
 def cluster(tmp_path_factory):
     """`ray start --head` with token authentication, as README says, on ports of its own."""
-    import tempfile
-
     folder = tempfile.mkdtemp(prefix="p3c")
     port, dashboard = free_port(), free_port()
     env = clean_environment(
-        folder,
         RAY_TMPDIR=folder,
         RAY_AUTH_MODE="token",
         RAY_AUTH_TOKEN=secrets.token_hex(32),
         RAY_USAGE_STATS_ENABLED="0",
     )
     words = ["--head", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=4", "--disable-usage-stats"]
-    words += [f"--temp-dir={folder}", "--object-store-memory=300000000", "--ray-client-server-port=0", "--block"]
-    head = start("ray.scripts.scripts", "start", *words, env=env, start_new_session=True)
+    words += [
+        f"--temp-dir={folder}",
+        "--object-store-memory=300000000",
+        "--block",
+    ]
+    # Its agent's usual port may be that of another Ray of this machine.
+    words += [f"--{name}={free_port()}" for name in ("ray-client-server-port", "dashboard-agent-listen-port")]
+    head = start("ray.scripts.scripts", "start", *words, env=env)
     env["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{dashboard}"
-    for _ in range(120):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", dashboard)) == 0:
-                break
-        time.sleep(0.5)
-    yield env
-    os.killpg(head.pid, signal.SIGTERM)
+    ready = ("ray.scripts.scripts", "job", "submit", "--address", env["RAY_API_SERVER_ADDRESS"], "--", "true")
     try:
-        head.wait(30)
-    except subprocess.TimeoutExpired:
-        os.killpg(head.pid, signal.SIGKILL)
+        for _ in range(20):  # the dashboard answers some time before a job can be submitted
+            code, output = finish(start(*ready, env=env))
+            if code == 0:
+                break
+            time.sleep(2)
+        assert code == 0, output
+        yield env
+    finally:
+        head.terminate()
+        head.communicate(timeout=60)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_a_submitted_job_does_what_the_local_one_does(cluster, videos, movenet, tmp_path):

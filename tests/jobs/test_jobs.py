@@ -134,7 +134,7 @@ def test_prediction_names_draws_and_survives_a_bad_video(run, movenet, tmp_path)
     ("change", "message"),
     [
         ({"table": "/nowhere"}, "no keypoint table at /nowhere"),
-        ({"train_split": "trian"}, r"no split 'trian' in .*; it has test \(4\), train \(8\)"),
+        ({"train_split": "tranquil"}, r"no split 'tranquil' in .*; it has test \(4\), train \(8\)"),
         ({"val_split": "!nope"}, "no split 'nope'"),
         ({"workers": 3}, "batch 8 cannot be shared out among 3 workers"),
         ({"config": dataclasses.replace(CONFIG, batch=64)}, "do not fill one batch of 64"),
