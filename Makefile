@@ -37,4 +37,4 @@ setup: .venv/.installed
 	@touch $@
 
 clean:
-	rm -rf .venv runs build *.egg-info
+	rm -rf .venv build *.egg-info

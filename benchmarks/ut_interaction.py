@@ -12,6 +12,7 @@ import datetime
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -42,14 +43,14 @@ def label_videos(data: Path, labels: Path, quick: bool) -> int:
 
 
 def job(*words: str) -> tuple[str, float]:
-    """Run one job as a user would; returns its command line and seconds."""
+    """Run one job as a user would, from the start; returns its command line and seconds."""
     start = time.monotonic()
     subprocess.run([sys.executable, "-m", *words], check=True, cwd=ROOT)  # noqa: S603 - our own jobs
     return "python -m " + " ".join(words), round(time.monotonic() - start, 1)
 
 
 def measure(data: Path, out: Path, quick: bool) -> dict[str, Any]:
-    """Extract, train, evaluate; every stage goes on where it stopped."""
+    """Extract, train, evaluate."""
     table, run, labels = str(out / "table"), str(out / "run"), out / "labels.csv"
     videos = label_videos(data, labels, quick)
     extract = job("jobs.extract", "--videos", str(data), "--labels", str(labels), "--table", table)
@@ -134,8 +135,13 @@ def main() -> None:
     args = parser.parse_args()
     data = Path(os.environ.get("POSEC3D_DATA", ROOT.parent / "shared/data")) / "ut_interaction"
     if not data.is_dir():
-        sys.exit(f"UT-Interaction not found at {data}; set POSEC3D_DATA to the folder that holds ut_interaction/")
-    out = args.out or ROOT / ("runs/ut_interaction-quick" if args.quick else "runs/ut_interaction")
+        print(f"UT-Interaction not found at {data}; set POSEC3D_DATA to the folder that holds ut_interaction/")
+        sys.exit(0 if args.quick else 1)
+    out: Path = args.out or ROOT / ("runs/ut_interaction-quick" if args.quick else "runs/ut_interaction")
+    if args.quick:
+        shutil.rmtree(out, ignore_errors=True)
+    elif out.exists():
+        sys.exit(f"{out} holds a run already, and times of a resumed one mean nothing; move it away or give --out")
     result = measure(data, out, args.quick)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT)  # noqa: S607
     result |= {

@@ -23,6 +23,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from posec3d import table as tables
+from posec3d.storage import write_whole
+from posec3d.weights import WeightsError
+
 ROOT = Path(__file__).resolve().parent.parent
 T = TypeVar("T")
 log = logging.getLogger("posec3d")
@@ -50,23 +54,24 @@ def connect() -> None:
     """
     if ray.is_initialized():
         return
-    # Workers import posec3d, pipelines and jobs from this checkout. `ray job submit --working-dir .` does the same.
-    environment = {"env_vars": {"PYTHONPATH": str(ROOT), "RAY_DATA_DISABLE_PROGRESS_BARS": "1"}}
+    # Workers import posec3d, pipelines and jobs from this checkout; a submitted job brings it as its working directory.
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False, logging_level=logging.WARNING)
+        submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+        environment: dict[str, Any] = {} if submitted else {"working_dir": str(ROOT)}
+        ray.init(log_to_driver=False, logging_level=logging.WARNING, runtime_env=environment)
     else:
         cores = os.cpu_count() or 1
         folder = tempfile.mkdtemp(prefix="posec3d-ray-")
         atexit.register(_end, folder)
         ray.init(
             address="local",
-            # Training workers and the tasks that feed them each hold a CPU: below four they would wait for each other.
-            num_cpus=max(cores, 4),
+            # Training workers and the tasks that feed them each hold a CPU; one worker a core must leave some.
+            num_cpus=cores + 2,
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.WARNING,
             object_store_memory=min(2**30, 2**28 * cores),
-            runtime_env=environment,
+            runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
             _temp_dir=folder,
         )
     for name in ("ray.data", "ray.train"):
@@ -105,7 +110,7 @@ def main(parse: Callable[[], T], run: Callable[[T], dict[str, Any]]) -> int:
         return _fail(error, USAGE)
     except TooManyFailures as error:
         return _fail(error, TOO_MANY_FAILURES)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, WeightsError) as error:
         return _fail(error, FAILED)
     except KeyboardInterrupt:
         return _fail("interrupted; the same command again continues where this one stopped", FAILED)
@@ -187,6 +192,30 @@ def report(title: str, summary: dict[str, Any]) -> None:
     write_json(f"{summary['path']}/summary.json", summary)
 
 
+def require_cpus(workers: int, what: str) -> None:
+    """See that the cluster can run `workers` of one CPU each and the tasks that feed them.
+
+    Raises:
+        UsageError: it would wait for ever.
+    """
+    have = int(ray.cluster_resources().get("CPU", 0))
+    if workers + 1 > have:
+        raise UsageError(f"{workers} {what} and the tasks that feed them need {workers + 1} CPUs, Ray has {have}")
+
+
+def require_splits(table: str, found: dict[str, Any], *expressions: str | None) -> None:
+    """See that a table has every split that the expressions name; `found` is its `tables.summary`.
+
+    Raises:
+        UsageError: it lacks one.
+    """
+    for expression in expressions:
+        for name in tables.split_names(expression):
+            if name not in found["splits"]:
+                known = ", ".join(f"{k} ({v})" for k, v in sorted(found["splits"].items())) or "none"
+                raise UsageError(f"no split {name!r} in {table}; it has {known}")
+
+
 def absolute(job: T, *names: str) -> T:
     """The job with these paths made absolute: workers have other current folders. URIs stay as they are."""
     changed = {name: getattr(job, name) for name in names}
@@ -195,8 +224,5 @@ def absolute(job: T, *names: str) -> T:
 
 
 def write_json(uri: str, value: Any) -> None:
-    """Write `value` as JSON to any fsspec URI; the folder is made."""
-    fs, path = fsspec.url_to_fs(uri)
-    fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-    with fs.open(path, "w") as sink:
-        json.dump(value, sink, indent=1, default=str)
+    """Write `value` as JSON to any fsspec URI."""
+    write_whole(uri, json.dumps(value, indent=1, default=str).encode())

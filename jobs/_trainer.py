@@ -9,11 +9,11 @@ import csv
 import io
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
 import ray.train
 import torch
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -27,6 +27,7 @@ from posec3d import training
 from posec3d.checkpoint import Checkpoint
 from posec3d.config import TrainConfig
 from posec3d.skeletons import skeleton
+from posec3d.storage import read_whole, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,8 @@ class Run:
     val: render.Index | None
     labels: tuple[str, ...]
     skeleton: str
+    init: dict[str, torch.Tensor] | None
+    """Weights to start from."""
     out: str
     workers: int
     use_gpu: bool
@@ -84,6 +87,8 @@ def _worker(settings: dict[str, Any]) -> None:
     model = model.to(device)
     optimizer = training.make_optimizer(model, config.optim)
     done, best = 0, -1.0
+    if run.init is not None:
+        model.load_state_dict(run.init, strict=False)
     if checkpoints.exists(run.file("last.safetensors")):
         last = checkpoints.load(run.file("last.safetensors"))
         model.load_state_dict(last.weights)
@@ -99,8 +104,11 @@ def _worker(settings: dict[str, Any]) -> None:
         return render.batches(samples, config.batch // world, shuffle_seed=config.seed + epoch)
 
     def validate() -> Iterable[training.Batch]:
+        if world > 1:  # each rank has running statistics of its own; the checkpoint has those of rank 0
+            for buffer in model.buffers():
+                distributed.broadcast(buffer, 0)
         samples = render.testing_samples(run.val, config.clip, rank=rank, world=world)  # type: ignore[arg-type]
-        for batch in render.batches(samples, max(1, config.batch // world)):
+        for batch in render.batches(samples, config.batch // world):
             yield {**batch, "xy": batch["xy"][:, 0], "score": batch["score"][:, 0]}
 
     epochs = training.fit(
@@ -138,7 +146,7 @@ def _worker(settings: dict[str, Any]) -> None:
             best = state.best
             if board is not None:
                 for name, value in metrics.items():
-                    board.add_scalar(name.replace("_", "/", 1), value, int(metrics["epoch"]))
+                    board.add_scalar(re.sub("^(train|val)_", r"\1/", name), value, int(metrics["epoch"]))
                 board.flush()
         ray.train.report(metrics)
 
@@ -164,10 +172,8 @@ def _gather(world: int) -> Callable[[Any], list[Any]]:
 
 def read_metrics(uri: str) -> list[dict[str, float]]:
     """Rows of a metrics.csv, one an epoch; empty if there is none."""
-    if not checkpoints.exists(uri):
-        return []
-    with fsspec.open(uri, "rt", newline="") as file:
-        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+    text = (read_whole(uri) or b"").decode()
+    return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(io.StringIO(text, newline=""))]
 
 
 def append_metrics(uri: str, metrics: dict[str, float]) -> None:
@@ -177,6 +183,4 @@ def append_metrics(uri: str, metrics: dict[str, float]) -> None:
     writer = csv.DictWriter(text, rows[-1].keys(), extrasaction="ignore")
     writer.writeheader()
     writer.writerows(rows)
-    fs, path = fsspec.url_to_fs(uri)
-    fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-    fs.pipe_file(path, text.getvalue().encode())
+    write_whole(uri, text.getvalue().encode())

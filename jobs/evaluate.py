@@ -7,8 +7,8 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
 import numpy as np
+import ray
 import tyro
 
 from jobs import _job
@@ -16,6 +16,7 @@ from pipelines import extract, predict, render
 from posec3d import checkpoint as checkpoints
 from posec3d import draw, metrics
 from posec3d import table as tables
+from posec3d.storage import write_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +60,18 @@ def run(job: Evaluate) -> dict[str, Any]:
         if number >= len(names) or names[number] != name:
             known = names[number] if number < len(names) else "none"
             raise _job.UsageError(f"label {number} is {name!r} in {job.table}, but {known!r} in {job.runs[0]}")
+    _job.require_splits(job.table, found, job.split)
+    if found["skeletons"] != {loaded[0].skeleton}:
+        raise _job.UsageError(f"{job.table} has skeletons {sorted(found['skeletons'])}, the model {loaded[0].skeleton}")
     chosen = render.index(job.table, job.split, people=False)
     if not chosen.clips:
         raise _job.UsageError(
             f"no labelled clip in split {job.split!r} of {job.table}; it has {sorted(found['splits'])}"
         )
 
+    spare = int(ray.cluster_resources().get("CPU", 0)) - 1
+    actors = job.actors or max(1, min(spare, extract.default_actors(), -(-chosen.clips // predict.BATCH)))
+    _job.require_cpus(actors, "copies of a model")
     parts = []
     for data in models:
         rows: dict[str, tuple[int, np.ndarray]] = {}
@@ -74,7 +81,7 @@ def run(job: Evaluate) -> dict[str, Any]:
                 data,
                 num_clips=job.clips,
                 flipped=job.flip,
-                actors=job.actors or min(extract.default_actors(), -(-chosen.clips // predict.BATCH)),
+                actors=actors,
                 use_gpu=job.use_gpu,
             )
             for row in dataset.iter_rows():
@@ -104,19 +111,17 @@ def _write(
     out: str, result: dict[str, Any], ids: list[str], labels: np.ndarray, scores: np.ndarray, names: tuple[str, ...]
 ) -> None:
     """classes.csv, scores.csv (a row a clip, for fusing elsewhere) and, in a local folder, confusion.png."""
-    fs, path = fsspec.url_to_fs(out)
-    fs.makedirs(path, exist_ok=True)
-    fs.pipe_file(f"{path}/classes.csv", _csv(result["classes"]))
+    write_whole(f"{out}/classes.csv", _csv(result["classes"]))
     rows = [
         {
             "clip_id": id_,
             "label": names[label],
             "predicted": names[score.argmax()],
-            **dict(zip(names, map(float, score), strict=True)),
+            **{f"score:{name}": float(value) for name, value in zip(names, score, strict=True)},
         }
         for id_, label, score in zip(ids, labels, scores, strict=True)
     ]
-    fs.pipe_file(f"{path}/scores.csv", _csv(rows))
+    write_whole(f"{out}/scores.csv", _csv(rows))
     if "://" not in out:
         draw.confusion_matrix(f"{out}/confusion.png", np.array(result["confusion"]), names)
 

@@ -1,12 +1,16 @@
 """Job: keypoint table -> trained model, `python -m jobs.train PRESET --table URI --out DIR`."""
 
+import contextlib
 import dataclasses
 import json
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-import fsspec
+import ray
+import torch
 import tyro
 
 from jobs import _job, _trainer
@@ -14,6 +18,7 @@ from pipelines import render
 from posec3d import checkpoint as checkpoints
 from posec3d import table as tables
 from posec3d.config import PRESETS, TrainConfig
+from posec3d.storage import read_whole, write_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +40,8 @@ class Train:
     """Training workers; the batch is shared out among them."""
     use_gpu: bool = False
     """One GPU a worker."""
+    init: str | None = None
+    """Run or checkpoint whose weights to start from; with other classes the classifier starts anew."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
 
 
@@ -42,32 +49,58 @@ def run(job: Train) -> dict[str, Any]:
     """Check everything that can be checked before a worker starts, train, and summarise the run."""
     job = _job.absolute(job, "table", "out")
     plan = prepare(job)
+    _job.require_cpus(job.workers, "training workers")
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    if job.use_gpu and gpus < job.workers:
+        raise _job.UsageError(f"--use-gpu with {job.workers} workers needs {job.workers} GPUs, Ray has {gpus}")
     with _job.lock(job.out):
         _same_config(job, plan)
-        if not checkpoints.exists(plan.file("last.safetensors")) or (
-            checkpoints.load(plan.file("last.safetensors")).epoch < plan.config.epochs
-        ):
-            _trainer.fit(plan)
+        last = plan.file("last.safetensors")
+        if not checkpoints.exists(last) or checkpoints.load(last).epoch < plan.config.epochs:
+            with _job.progress("train", plan.config.epochs) as advance, _watch(plan, advance):
+                _trainer.fit(plan)
         rows = _trainer.read_metrics(plan.file("metrics.csv"))
         best = max(rows, key=lambda row: row.get("val_top1", row["epoch"]))
         if "://" not in job.out:
             from posec3d import draw
 
             draw.learning_curves(plan.file("learning_curves.png"), rows)
-    last = rows[-1]
+    final = rows[-1]
     return {
         "path": job.out,
-        "epochs": int(last["epoch"]),
+        "epochs": int(final["epoch"]),
         "clips": plan.train.clips,
         "left out (nobody, or no label)": plan.train.skipped,
         "steps": plan.steps * plan.config.epochs,
-        "train top-1": last["train_top1"],
-        **({"val top-1": last["val_top1"], "best val top-1": best["val_top1"]} if "val_top1" in last else {}),
+        "train top-1": final["train_top1"],
+        **({"val top-1": final["val_top1"], "best val top-1": best["val_top1"]} if "val_top1" in final else {}),
         "best epoch": int(best["epoch"]),
-        "samples/s": last["samples_per_s"],
-        "stall": last["stall"],
+        "samples/s": final["samples_per_s"],
+        "stall": final["stall"],
         "checkpoint": plan.file("best.safetensors"),
     }
+
+
+@contextlib.contextmanager
+def _watch(plan: _trainer.Run, advance: Callable[[int, str], None]) -> Iterator[None]:
+    """Show each epoch as its row appears in metrics.csv."""
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(2):
+            rows = _trainer.read_metrics(plan.file("metrics.csv"))
+            if rows:
+                named = {"train_loss": "loss", "train_top1": "train top-1", "val_top1": "val top-1"}
+                note = ", ".join(f"{name} {rows[-1][key]:.3f}" for key, name in named.items() if key in rows[-1])
+                advance(len(rows), note)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def prepare(job: Train) -> _trainer.Run:
@@ -81,17 +114,15 @@ def prepare(job: Train) -> _trainer.Run:
         found = tables.summary(job.table)
     except FileNotFoundError as error:
         raise _job.UsageError(str(error)) from error
-    for expression in (job.train_split, job.val_split):
-        for name in tables.split_names(expression):
-            if name not in found["splits"]:
-                known = ", ".join(f"{k} ({v})" for k, v in sorted(found["splits"].items())) or "none"
-                raise _job.UsageError(f"no split {name!r} in {job.table}; it has {known}")
+    _job.require_splits(job.table, found, job.train_split, job.val_split)
     if len(found["skeletons"]) != 1:
         raise _job.UsageError(f"{job.table} mixes skeletons {sorted(found['skeletons'])}; train on one")
     if job.workers < 1 or config.batch % job.workers:
         raise _job.UsageError(f"batch {config.batch} cannot be shared out among {job.workers} workers evenly")
     train = render.index(job.table, job.train_split)
     val = None if job.val_split is None else render.index(job.table, job.val_split, people=False)
+    if not train.clips:
+        raise _job.UsageError(f"no labelled clip with people in the training split {job.train_split!r}")
     if train.clips * config.repeat < config.batch:
         raise _job.UsageError(
             f"{train.clips} clips x {config.repeat} repeats do not fill one batch of {config.batch}; "
@@ -101,33 +132,51 @@ def prepare(job: Train) -> _trainer.Run:
         raise _job.UsageError(f"no labelled clip in the validation split {job.val_split!r}")
     numbers = found["labels"]
     labels = tuple(numbers.get(i, str(i)) for i in range(max(numbers) + 1))
+    skeleton = found["skeletons"].pop()
+    try:
+        with torch.device("meta"):
+            checkpoints.build_model(config, skeleton, len(labels))
+    except ValueError as error:
+        raise _job.UsageError(str(error)) from error
     return _trainer.Run(
         config=config,
         train=train,
         val=val,
         labels=labels,
-        skeleton=found["skeletons"].pop(),
+        skeleton=skeleton,
+        init=None if job.init is None else _initial_weights(job.init, config, skeleton, labels),
         out=job.out,
         workers=job.workers,
         use_gpu=job.use_gpu,
     )
 
 
+def _initial_weights(uri: str, config: TrainConfig, skeleton: str, labels: tuple[str, ...]) -> dict[str, torch.Tensor]:
+    """Weights to start from; those of the classifier only where it knows the same classes."""
+    try:
+        given = checkpoints.load(uri)
+    except (FileNotFoundError, ValueError) as error:
+        raise _job.UsageError(str(error)) from error
+    ours = (config.model.name, config.heatmap.kind, skeleton)
+    theirs = (given.config.model.name, given.config.heatmap.kind, given.skeleton)
+    if ours != theirs:
+        raise _job.UsageError(f"--init {uri} is a {' / '.join(theirs)}, this run is a {' / '.join(ours)}")
+    return {k: v for k, v in given.weights.items() if given.labels == labels or not k.startswith("fc_cls.")}
+
+
 def _same_config(job: Train, plan: _trainer.Run) -> None:
     """Write config.json, or see that the folder's is this one. Other workers or GPUs are the same run."""
     uri = plan.file("config.json")
     decides = {k: v for k, v in dataclasses.asdict(job).items() if k not in ("out", "workers", "use_gpu")}
-    text = json.dumps(decides, indent=1)
-    if checkpoints.exists(uri):
-        with fsspec.open(uri, "rt") as file:
-            if file.read() != text:
-                raise _job.UsageError(
-                    f"{job.out} holds a run with another config (see {uri}); give another --out, or the same config"
-                )
-        return
-    fs, path = fsspec.url_to_fs(uri)
-    fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-    fs.pipe_file(path, text.encode())
+    decides |= {"labels": plan.labels, "clips": [plan.train.clips, plan.val.clips if plan.val else 0]}
+    text = json.dumps(decides, indent=1).encode()
+    before = read_whole(uri)
+    # Without a checkpoint there is nothing yet that another config could spoil.
+    if before not in (None, text) and checkpoints.exists(plan.file("last.safetensors")):
+        raise _job.UsageError(
+            f"{job.out} holds a run with another config, or of other clips (see {uri}); give another --out"
+        )
+    write_whole(uri, text)
 
 
 def parse(args: list[str] | None = None) -> Train:

@@ -2,16 +2,19 @@
 
 One video is one block, one actor call and one row. Actors return rows and failures alike; the driver appends them to
 the table in whole files, so a clip is in the table once or not at all however often a worker or the driver dies. What
-a killed driver loses is what it had not written yet: at most `FLUSH_SECONDS` of finished work.
+a killed driver loses is what had not been written yet: the results that came in less than `FLUSH_SECONDS` before the
+last one, `FLUSH_ROWS` at most.
 """
 
 import csv
 import datetime
 import logging
 import os
+import posixpath
+import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import fsspec
@@ -31,8 +34,10 @@ log = logging.getLogger(__name__)
 EXTENSIONS = ".avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv".split()
 FLUSH_SECONDS = 15.0
 FLUSH_ROWS = 512
+MAX_ATTEMPTS = 3  # runs that try a video which fails; what fails for a reason outside it may go well the next time
 
-RESULT = pa.schema([*tables.SCHEMA, pa.field("stage", pa.string()), pa.field("error", pa.string())])
+OUTCOME = [pa.field("stage", pa.string()), pa.field("error", pa.string()), pa.field("attempts", pa.int32())]
+RESULT = pa.schema([*tables.SCHEMA, *OUTCOME])
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,8 @@ class Video:
     label: int | None = None
     label_name: str | None = None
     splits: tuple[str, ...] = ()
+    attempts: int = 0
+    """Earlier runs that failed on it."""
 
 
 def find_videos(root: str, labels: str | None = None) -> list[Video]:
@@ -63,11 +70,13 @@ def find_videos(root: str, labels: str | None = None) -> list[Video]:
     top = top.rstrip("/")
 
     def uri(path: str) -> str:
-        return path if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(path)
+        # A name that is not UTF-8 cannot be stored; escaped, it becomes a failure row that shows it.
+        path = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        return posixpath.normpath(path) if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(path)
 
     if labels is not None:
         found = [
-            (name if "://" in name or name.startswith("/") else uri(f"{top}/{name}"), label, splits)
+            (name if "://" in name else uri(name if name.startswith("/") else f"{top}/{name}"), label, splits)
             for name, label, splits in _read_labels(labels)
         ]
     else:
@@ -76,11 +85,13 @@ def find_videos(root: str, labels: str | None = None) -> list[Video]:
         paths = [top] if fs.isfile(top) else sorted(fs.find(top))
         found = []
         for path in paths:
-            if path[path.rfind(".") :].lower() in EXTENSIONS:
+            hidden = path.rsplit("/", 1)[-1].startswith(".")
+            if not hidden and path[path.rfind(".") :].lower() in EXTENSIONS:
                 above = path.removeprefix(top).strip("/").split("/")[:-1]
                 found.append((uri(path), above[-1] if above else None, tuple(above[-2:-1])))
     if not found:
-        raise ValueError(f"no videos at {root}: looked for {' '.join(EXTENSIONS)}")
+        what = f"{labels} names no video" if labels else f"no videos at {root}: looked for {' '.join(EXTENSIONS)}"
+        raise ValueError(what)
     seen: set[str] = set()
     for path, _, _ in found:
         if path in seen:
@@ -92,7 +103,10 @@ def find_videos(root: str, labels: str | None = None) -> list[Video]:
 def _read_labels(labels: str) -> Iterator[tuple[str, str | None, tuple[str, ...]]]:
     with fsspec.open(labels, "rt", encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
-        header = reader.fieldnames or []
+        try:
+            header = reader.fieldnames or []
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{labels}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from error
         if not {"video", "label"} <= set(header):
             raise ValueError(f"{labels}: header is {','.join(header) or 'empty'}, wanted video,label[,split]")
         for row in reader:
@@ -102,32 +116,54 @@ def _read_labels(labels: str) -> Iterator[tuple[str, str | None, tuple[str, ...]
             yield row["video"].strip(), (row["label"] or "").strip() or None, splits
 
 
-def number_labels(videos: Sequence[Video], known: dict[int, str]) -> list[Video]:
+def number_labels(videos: Sequence[Video], known: dict[int, str], *, given: bool = False) -> list[Video]:
     """Number the labels: names a table already has keep their number, new ones follow by sorted name.
 
-    If all names are whole numbers, they are the numbers.
+    Args:
+        videos: to be numbered.
+        known: number -> name of labels that have one.
+        given: names that are all whole numbers are the numbers, as a labels file may give them.
     """
     names = {v.label_name for v in videos if v.label_name is not None}
-    if all(name.isdecimal() for name in names | set(known.values())):
+    if given and all(name.isdecimal() and name == str(int(name)) and int(name) < 2**31 for name in names):
         numbers = {name: int(name) for name in names}
     else:
         numbers = {name: number for number, name in known.items()}
         start = max(known, default=-1) + 1
         numbers |= {name: start + i for i, name in enumerate(sorted(names - set(numbers)))}
-    return [
-        v if v.label_name is None else Video(v.clip_id, v.video, numbers[v.label_name], v.label_name, v.splits)
-        for v in videos
-    ]
+    return [v if v.label_name is None else replace(v, label=numbers[v.label_name]) for v in videos]
 
 
-def missing(videos: Sequence[Video], table: str) -> list[Video]:
-    """Those videos that have neither a row nor a failure row in the table."""
+@dataclass(frozen=True)
+class Todo:
+    """What a table lacks of some videos."""
+
+    missing: tuple[Video, ...]
+    """No row yet, and tried less than MAX_ATTEMPTS times; in a fixed random order, so that classes come mixed."""
+    done: int
+    given_up: int
+    relabelled: int
+    """Rows whose label or splits are not those of the videos any more."""
+
+
+def plan(videos: Sequence[Video], table: str) -> Todo:
+    """Compare videos with what a table holds and what failed."""
+    rows: dict[str, tuple[str | None, tuple[str, ...]]] = {}
     if tables.data_files(table):
-        done = {id_ for group in tables.read_row_groups(table, ["clip_id"]) for id_ in group["clip_id"].to_pylist()}
-    else:
-        done = set()
-    done |= set(tables.read_failures(table))
-    return [video for video in videos if video.clip_id not in done]
+        for group in tables.read_row_groups(table, ["clip_id", "label_name", "splits"]):
+            for row in group.to_pylist():
+                rows[row["clip_id"]] = (row["label_name"], tuple(row["splits"] or ()))
+    failures = tables.read_failures(table)
+    tried = {id_: row["attempts"] for id_, row in failures.items()}
+    left = [v for v in videos if v.clip_id not in rows]
+    missing = [v for v in left if tried.get(v.clip_id, 0) < MAX_ATTEMPTS]
+    random.Random(0).shuffle(missing)  # noqa: S311 - an order, not a secret
+    return Todo(
+        missing=tuple(replace(v, attempts=tried.get(v.clip_id, 0)) for v in missing),
+        done=len(videos) - len(left),
+        given_up=len(left) - len(missing),
+        relabelled=sum(rows.get(v.clip_id, (v.label_name, v.splits)) != (v.label_name, v.splits) for v in videos),
+    )
 
 
 class ExtractPoses:
@@ -141,7 +177,7 @@ class ExtractPoses:
         rows = [
             extract_row(Video(**{**row, "splits": tuple(row["splits"])}), self.estimator) for row in batch.to_pylist()
         ]
-        outcome = pa.table({k: pa.array([r[k] for r in rows], pa.string()) for k in ("stage", "error")})
+        outcome = pa.table({f.name: pa.array([r[f.name] for r in rows], f.type) for f in OUTCOME})
         result = tables.rows_to_arrow(rows)
         return pa.Table.from_arrays([*result.columns, *outcome.columns], schema=RESULT)
 
@@ -156,7 +192,7 @@ def extract_row(video: Video, estimator: PoseEstimator) -> dict[str, Any]:
             log.exception("pose estimation failed on %s", video.video)
         empty: dict[str, Any] = dict.fromkeys(tables.SCHEMA.names)
         message = str(error) if stage == "decode" else f"{type(error).__name__}: {error}"
-        return {**empty, **asdict(video), "stage": stage, "error": message}
+        return {**empty, **asdict(video), "stage": stage, "error": message, "attempts": video.attempts + 1}
     return {**tables.to_row(clip), **asdict(video), "splits": list(video.splits), "stage": None, "error": None}
 
 
@@ -179,10 +215,10 @@ def extract(
     gpus_per_actor: float = 0,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Progress:
-    """Extract videos into a table; see `missing` for those that still need it.
+    """Extract videos into a table.
 
     Args:
-        videos: what to extract, no clip_id twice.
+        videos: what to extract, no clip_id twice; from `plan`.
         table: URI of the table to append to.
         models: the networks; they travel through the object store, so workers need neither files nor npm.
         actors: how many work in parallel, one CPU each.
@@ -204,19 +240,22 @@ def extract(
     )
     waiting: list[pa.Table] = []
     flushed = time.monotonic()
-    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        waiting.append(batch)
-        failed = batch.num_rows - batch["error"].null_count
-        progress.clips += batch.num_rows - failed
-        progress.failed += failed
-        progress.without_people += batch["num_persons"].to_pylist().count(0)
-        progress.frames += sum(n or 0 for n in batch["num_frames"].to_pylist())
-        on_progress(progress)
-        if len(waiting) >= FLUSH_ROWS or time.monotonic() - flushed > FLUSH_SECONDS:
+    try:
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            waiting.append(batch)
+            failed = batch.num_rows - batch["error"].null_count
+            progress.clips += batch.num_rows - failed
+            progress.failed += failed
+            progress.without_people += batch["num_persons"].to_pylist().count(0)
+            progress.frames += sum(n or 0 for n in batch["num_frames"].to_pylist())
+            on_progress(progress)
+            if len(waiting) >= FLUSH_ROWS or time.monotonic() - flushed > FLUSH_SECONDS:
+                done, waiting = waiting, []
+                write(pa.concat_tables(done), table)
+                flushed = time.monotonic()
+    finally:
+        if waiting:
             write(pa.concat_tables(waiting), table)
-            waiting, flushed = [], time.monotonic()
-    if waiting:
-        write(pa.concat_tables(waiting), table)
     return progress
 
 
@@ -228,10 +267,8 @@ def write(results: pa.Table, table: str) -> None:
     bad = results.filter(pa.compute.is_valid(results["error"]))
     if bad.num_rows:
         now = datetime.datetime.now(datetime.UTC)
-        rows = [
-            {**row, "attempts": 1, "time": now}
-            for row in bad.select(["clip_id", "video", "stage", "error"]).to_pylist()
-        ]
+        columns = [name for name in tables.FAILURES.names if name != "time"]
+        rows = [{**row, "time": now} for row in bad.select(columns).to_pylist()]
         tables.write_file(pa.Table.from_pylist(rows, tables.FAILURES), tables.failures_uri(table))
 
 

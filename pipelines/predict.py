@@ -79,7 +79,9 @@ class _PredictVideo:
         except Exception as error:  # one bad video must not stop a job
             log.exception("prediction failed on %s", row["video"])
             return {**answer, "error": f"{type(error).__name__}: {error}"}
-        top = [{"label": name, "probability": probability} for name, probability in result.top(5)]
+        # What a model says of an empty volume means nothing.
+        likely = result.top(5) if result.clip.num_persons else []
+        top = [{"label": name, "probability": probability} for name, probability in likely]
         return {**answer, "people": result.clip.num_persons, "top": top}
 
 

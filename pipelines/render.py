@@ -1,10 +1,11 @@
 """Rendering: keypoint table -> fixed-shape coordinate samples -> heatmap volumes, through Ray Data.
 
 The table's row groups are the units of work: a task reads one, samples, crops and augments its clips' coordinates and
-sends those. What is drawn from which clip depends on (seed, epoch, clip) alone, whatever the number of workers.
+sends those. What is drawn from a clip depends on (seed, epoch, draw, clip_id) alone, whatever the number of workers.
 """
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from posec3d.skeletons import skeleton
 
 COLUMNS = "clip_id num_frames num_persons height width skeleton label keypoints scores".split()
 SHUFFLE = 2048  # samples that the local shuffle of an epoch mixes
+BLOCKS = 1000  # tasks an epoch is cut into at most
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,8 @@ def index(table: str, split: str | None = None, *, labelled: bool = True, people
     Raises:
         FileNotFoundError: no table there.
     """
-    files = tables.data_files(table)
-    if not files:
-        raise FileNotFoundError(f"no keypoint table at {table}: no .parquet files there; make one with jobs.extract")
     units, clips, persons, skipped = [], 0, 1, 0
-    for file in files:
+    for file in tables.require_table(table):
         parquet = tables.open_file(file)
         for group in range(parquet.num_row_groups):
             rows = []
@@ -87,22 +86,25 @@ def training_samples(
         Rows: clip_id, label, xy (M, T, V, 2) float32 in heatmap pixels of config.size, score (M, T, V) float32;
         M = chosen.persons.
     """
-    order = np.random.default_rng([seed, epoch]).permutation(len(chosen.units))
-    units = [chosen.units[i] for i in order]
+    # Row groups in a random order, each draw of a clip on its own, rows in a random order: neighbours in the table,
+    # often of one class, are far apart when the buffer of `batches` has mixed what comes.
+    work = [(unit, draw) for unit in chosen.units for draw in range(repeat)]
+    order = np.random.default_rng([seed, epoch]).permutation(len(work))
+    persons = chosen.persons
 
-    def sample(unit: Unit) -> Iterator[dict[str, Any]]:
-        for number, clip in _read(unit):
-            for draw in range(repeat):
-                if (number * repeat + draw) % world != rank:
-                    continue
-                rng = np.random.default_rng([seed, epoch, number, draw])
-                body = skeleton(clip.skeleton)
-                xy, score = training_clip(
-                    clip.keypoints, clip.scores, (clip.height, clip.width), config, body.mirror, rng
-                )
-                yield _row(clip, *pad_persons(xy, score, chosen.persons))
+    def sample(unit: Unit, draw: int) -> Iterator[dict[str, Any]]:
+        clips = list(_read(unit))
+        for i in np.random.default_rng([seed, epoch, draw, unit.first]).permutation(len(clips)):
+            number, clip = clips[i]
+            if (number * repeat + draw) % world != rank:
+                continue
+            digest = hashlib.blake2b(clip.clip_id.encode(), digest_size=8).digest()
+            rng = np.random.default_rng([seed, epoch, draw, int.from_bytes(digest)])
+            body = skeleton(clip.skeleton)
+            xy, score = training_clip(clip.keypoints, clip.scores, (clip.height, clip.width), config, body.mirror, rng)
+            yield _row(clip, *pad_persons(xy, score, persons))
 
-    return _per_unit(units, sample)
+    return _per_unit([work[i] for i in order], sample)
 
 
 def testing_samples(
@@ -114,14 +116,15 @@ def testing_samples(
         Rows: clip_id, label, xy (K, M, T, V, 2) float32 in heatmap pixels of config.test_size, score (K, M, T, V)
         float32; K = num_clips, M = chosen.persons.
     """
+    persons = chosen.persons
 
-    def sample(unit: Unit) -> Iterator[dict[str, Any]]:
+    def sample(unit: Unit, _: int) -> Iterator[dict[str, Any]]:
         for number, clip in _read(unit):
             if number % world == rank:
                 xy, score = testing_clips(clip.keypoints, clip.scores, (clip.height, clip.width), config, num_clips)
-                yield _row(clip, *pad_persons(xy, score, chosen.persons))
+                yield _row(clip, *pad_persons(xy, score, persons))
 
-    return _per_unit(list(chosen.units), sample)
+    return _per_unit([(unit, 0) for unit in chosen.units], sample)
 
 
 def _read(unit: Unit) -> Iterator[tuple[int, tables.Clip]]:
@@ -134,12 +137,14 @@ def _row(clip: tables.Clip, xy: np.ndarray, score: np.ndarray) -> dict[str, Any]
     return {"clip_id": clip.clip_id, "label": label, "xy": xy, "score": score.astype(np.float32)}
 
 
-def _per_unit(units: list[Unit], sample: Any) -> ray.data.Dataset:
+def _per_unit(
+    work: list[tuple[Unit, int]], sample: Callable[[Unit, int], Iterator[dict[str, Any]]]
+) -> ray.data.Dataset:
     def samples(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        yield from sample(Unit(row["file"], row["row_group"], tuple(row["rows"]), row["first"]))
+        yield from sample(Unit(row["file"], row["row_group"], tuple(row["rows"]), row["first"]), row["draw"])
 
-    items = [{**asdict(unit), "rows": list(unit.rows)} for unit in units]
-    dataset = ray.data.from_items(items, override_num_blocks=len(items)).flat_map(samples)
+    items = [{**asdict(unit), "rows": list(unit.rows), "draw": draw} for unit, draw in work]
+    dataset = ray.data.from_items(items, override_num_blocks=min(len(items), BLOCKS)).flat_map(samples)
     dataset.context.execution_options.preserve_order = True  # the order of an epoch is part of its seed
     return dataset
 

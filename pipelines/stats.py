@@ -46,11 +46,7 @@ def statistics(table_uri: str) -> dict[str, Any]:
     Raises:
         FileNotFoundError: there is no table at `table_uri`.
     """
-    files = tables.data_files(table_uri)
-    if not files:
-        raise FileNotFoundError(
-            f"no keypoint table at {table_uri}: no .parquet files there; make one with jobs.extract"
-        )
+    files = tables.require_table(table_uri)
     with ThreadPoolExecutor(16) as pool:
         footers = list(pool.map(_footer, files))
     units = [{"file": f, "row_group": g} for f, (_, groups) in zip(files, footers, strict=True) for g in range(groups)]

@@ -40,6 +40,11 @@ class ModelConfig:
     dropout: float = 0.5
     """Before the classifier."""
 
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"model.dropout must be in [0, 1), got {self.dropout}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
@@ -68,6 +73,8 @@ class OptimConfig:
             raise ValueError(f"optim.lr must be positive, got {self.lr}")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"optim.warmup must be in [0, 1), got {self.warmup}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"optim.label_smoothing must be in [0, 1), got {self.label_smoothing}")
 
 
 @dataclass(frozen=True, kw_only=True)

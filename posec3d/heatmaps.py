@@ -169,6 +169,8 @@ def _prepare(
     if out is not None and tuple(out.shape) != wanted:
         raise ValueError(f"out has shape {tuple(out.shape)}, wanted {wanted}")
     clips = math.prod(score.shape[:-3])
+    if isinstance(xy, np.ndarray):
+        xy, score = np.ascontiguousarray(xy), np.ascontiguousarray(score)  # torch knows no negative strides
     points = torch.as_tensor(xy).reshape(clips, people, frames, joints, 2)
     if not points.is_floating_point():
         points = points.float()

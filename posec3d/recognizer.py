@@ -1,5 +1,6 @@
 """Recognizer: a checkpoint and a video or clip -> the named action."""
 
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -46,14 +47,16 @@ class Result:
         if not self.clip.video:
             raise ValueError(f"clip {self.clip.clip_id} has no video to draw on; use volume_gif")
         name, probability = self.top(1)[0]
+        label = f"{name} {probability:.0%}" if self.clip.num_persons else "nobody found"
         body = skeleton(self.clip.skeleton)
+        first, last = self.clip.start_frame, self.clip.start_frame + self.clip.num_frames
         with open_video(self.clip.video) as video:
             frames = (
                 draw.caption(
                     draw.skeleton_overlay(frame, self.clip.keypoints[:, t], self.clip.scores[:, t], body),
-                    f"{name} {probability:.0%}",
+                    label,
                 )
-                for t, (_, frame) in zip(range(self.clip.num_frames), video, strict=False)
+                for t, (_, frame) in enumerate(itertools.islice(video, first, last))
             )
             write_video(str(path), frames, self.clip.fps or 25)
 

@@ -57,9 +57,9 @@ class Clip:
 
     `keypoints` is float32 (M, T, V, 2) in pixels, x then y; `scores` is float32 (M, T, V) in [0, 1], 0 = not detected.
     `boxes` is float32 (M, T, 4) x1 y1 x2 y2 in pixels, zeros where the person is absent; `keypoints_3d` (M, T, V, 3) is
-    in metres. `video` is a URI, empty for imported poses; `start_frame` and `num_frames` are its segment; `fps` is 0 when
-    unknown; `height` and `width` are of the frame the keypoints are given in. `label` is None when unlabelled. `splits`
-    are the protocol parts the clip belongs to. `pose_model` and `detector` name what made the row.
+    in metres. `video` is a URI, empty for imported poses; `start_frame` and `num_frames` are its segment; `fps` is 0
+    when unknown; `height` and `width` are of the frame the keypoints are given in. `label` is None when unlabelled.
+    `splits` are the protocol parts the clip belongs to. `pose_model` and `detector` name what made the row.
     """
 
     clip_id: str
@@ -104,7 +104,7 @@ class Clip:
 def clip_id(video: str) -> str:
     """A name for a whole video that is stable across runs: its file name and a digest of its URI."""
     stem = video.rstrip("/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
-    return f"{stem}-{hashlib.blake2b(video.encode(errors="surrogateescape"), digest_size=6).hexdigest()}"
+    return f"{stem}-{hashlib.blake2b(video.encode(errors='surrogateescape'), digest_size=6).hexdigest()}"
 
 
 def _quarter_pixels(pixels: np.ndarray) -> np.ndarray:

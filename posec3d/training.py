@@ -1,5 +1,6 @@
 """Training: batches of coordinate clips -> a model. Loops over any iterable; knows neither Ray nor files."""
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -48,21 +49,24 @@ def learning_rate(config: OptimConfig, step: int, total: int) -> float:
 
 @dataclass
 class Waiting:
-    """Iterate over batches and add up the seconds spent waiting for them."""
+    """Iterate over batches and add up the seconds spent waiting for them, those for the first one apart."""
 
     batches: Iterable[Batch]
-    seconds: float = 0.0
+    first: float = 0.0
+    later: float = 0.0
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches."""
         iterator = iter(self.batches)
-        while True:
-            start = time.perf_counter()
-            batch = next(iterator, None)
-            self.seconds += time.perf_counter() - start
-            if batch is None:
-                return
+        start = time.perf_counter()
+        for number, batch in enumerate(iterator):
+            waited = time.perf_counter() - start
+            if number:
+                self.later += waited
+            else:
+                self.first = waited
             yield batch
+            start = time.perf_counter()
 
 
 def fit(
@@ -95,8 +99,9 @@ def fit(
         gather: collects a small value from all workers.
 
     Yields:
-        epoch (1-based), lr, train_loss, train_top1, seconds, samples_per_s, stall (share of the time spent waiting
-        for batches) and, with validation, val_loss, val_top1, val_top5, val_mean_class.
+        epoch (1-based), lr, train_loss, train_top1, seconds, samples_per_s, first_batch_s (until the feed runs), stall
+        (share of the time after that spent waiting for batches) and, with validation, val_loss, val_top1, val_top5,
+        val_mean_class.
 
     Raises:
         RuntimeError: the feed ended early, or the loss is not finite.
@@ -110,10 +115,8 @@ def fit(
         right = torch.zeros((), device=device)
         samples = done = 0
         rate = 0.0
-        waiting = Waiting(train(epoch))
+        waiting = Waiting(itertools.islice(train(epoch), steps))
         for step, batch in enumerate(waiting):
-            if step == steps:
-                break
             rate = learning_rate(config.optim, epoch * steps + step, total)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -143,7 +146,8 @@ def fit(
             "train_top1": parts[1] / parts[2],
             "seconds": seconds,
             "samples_per_s": parts[2] / seconds,
-            "stall": waiting.seconds / seconds,
+            "stall": waiting.later / max(seconds - waiting.first, 1e-9),
+            "first_batch_s": waiting.first,
         }
         if validate is not None:
             result |= _validate(model, config, skeleton, validate(), device, gather)

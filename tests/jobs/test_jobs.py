@@ -8,6 +8,7 @@ import pytest
 
 from jobs import _job, evaluate, predict, stats, train
 from posec3d import actors, load
+from posec3d.checkpoint import load as load_checkpoint
 from posec3d.config import PRESETS, ModelConfig
 from posec3d.table import Clip, write_table
 from posec3d.video import open_video, write_video
@@ -98,7 +99,7 @@ def test_evaluation_counts_every_clip_once_and_fuses_runs(run, table, tmp_path):
     assert (tmp_path / "two/scores.csv").read_text() == (tmp_path / "one/scores.csv").read_text()
     assert (tmp_path / "one/confusion.png").stat().st_size > 1000
     header, *lines = (tmp_path / "one/scores.csv").read_text().splitlines()
-    assert header == "clip_id,label,predicted,bow,jumping_jack"
+    assert header == "clip_id,label,predicted,score:bow,score:jumping_jack"
     assert len(lines) == 4
 
 
@@ -138,12 +139,43 @@ def test_prediction_names_draws_and_survives_a_bad_video(run, movenet, tmp_path)
         ({"val_split": "!nope"}, "no split 'nope'"),
         ({"workers": 3}, "batch 8 cannot be shared out among 3 workers"),
         ({"config": dataclasses.replace(CONFIG, batch=64)}, "do not fill one batch of 64"),
+        ({"config": dataclasses.replace(CONFIG, model=ModelConfig(name="nope"))}, "unknown model 'nope'"),
+        ({"init": "/nowhere"}, "no checkpoint at /nowhere"),
     ],
 )
 def test_training_refuses_what_cannot_work_before_any_worker_starts(table, change, message):
     job = dataclasses.replace(train.Train(table=table, out="/unused", config=CONFIG), **change)
     with pytest.raises(_job.UsageError, match=message):
         train.prepare(job)
+
+
+@pytest.mark.ray
+def test_more_workers_than_cpus_are_refused_instead_of_waiting(run, table, tmp_path):
+    config = dataclasses.replace(CONFIG, batch=8)
+    with pytest.raises(_job.UsageError, match="4 training workers and the tasks that feed them need 5 CPUs, Ray has 4"):
+        train.run(train.Train(table=table, out=str(tmp_path), config=config, workers=4))
+    with pytest.raises(_job.UsageError, match="needs 1 GPUs, Ray has 0"):
+        train.run(train.Train(table=table, out=str(tmp_path), config=config, use_gpu=True))
+    with pytest.raises(_job.UsageError, match="4 copies of a model"):
+        evaluate.run(evaluate.Evaluate(runs=(run,), table=table, actors=4))
+
+
+@pytest.mark.ray
+def test_a_mistyped_split_is_refused_by_evaluation_too(run, table):
+    with pytest.raises(_job.UsageError, match="no split 'tset'"):
+        evaluate.run(evaluate.Evaluate(runs=(run,), table=table, split="!tset"))
+
+
+@pytest.mark.ray
+def test_init_starts_from_a_runs_weights_but_for_other_classes(run, table):
+    given = load_checkpoint(run).weights
+    same = train.prepare(train.Train(table=table, out="/unused", config=CONFIG, init=run)).init
+    assert set(same) == set(given)
+    other = train._initial_weights(run, CONFIG, "coco17", ("a", "b"))
+    assert set(given) - set(other) == {"fc_cls.weight", "fc_cls.bias"}
+    limbs = dataclasses.replace(CONFIG, heatmap=dataclasses.replace(CONFIG.heatmap, kind="limb"))
+    with pytest.raises(_job.UsageError, match="joint / coco17, this run is a pose-slowonly-light / limb / coco17"):
+        train.prepare(train.Train(table=table, out="/unused", config=limbs, init=run))
 
 
 @pytest.mark.ray

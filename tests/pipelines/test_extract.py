@@ -68,8 +68,8 @@ def test_ids_are_stable_and_unique():
     assert tables.clip_id("s3://b/x/clip.one.mp4").startswith("clip.one-")
 
 
-def numbers(names, known):
-    return [v.label for v in number_labels([Video(n or "", "", None, n) for n in names], known)]
+def numbers(names, known, given=False):
+    return [v.label for v in number_labels([Video(n or "", "", None, n) for n in names], known, given=given)]
 
 
 def test_labels_are_numbered_by_name_and_keep_the_numbers_they_have():
@@ -77,8 +77,30 @@ def test_labels_are_numbered_by_name_and_keep_the_numbers_they_have():
     assert numbers(["wave", "bow", "kick"], {0: "kick", 1: "wave"}) == [1, 2, 0]
 
 
-def test_labels_that_are_numbers_are_the_numbers():
-    assert numbers(["12", "3"], {}) == [12, 3]
+def test_labels_of_a_file_that_are_numbers_are_the_numbers():
+    assert numbers(["12", "3"], {}, given=True) == [12, 3]
+    assert numbers(["20230101", "3"], {}) == [0, 1]  # folders named by dates are names
+    assert numbers(["01", "1"], {}, given=True) == [0, 1]
+
+
+def test_hidden_files_are_no_videos_and_paths_are_normal(tmp_path):
+    touch(tmp_path, ".hidden.mp4", "a.mp4")
+    assert [v.video for v in find_videos(f"{tmp_path}/")] == [f"{tmp_path}/a.mp4"]
+    (tmp_path / "labels.csv").write_text("video,label\n./a.mp4,x\n")
+    assert [v.video for v in find_videos(str(tmp_path), str(tmp_path / "labels.csv"))] == [f"{tmp_path}/a.mp4"]
+
+
+def test_a_name_that_is_not_utf8_is_escaped(tmp_path):
+    import os
+
+    open(os.fsencode(tmp_path) + b"/caf\xe9.mp4", "w").close()
+    assert [v.video for v in find_videos(str(tmp_path))] == [f"{tmp_path}/caf\\xe9.mp4"]
+
+
+def test_a_labels_file_in_another_encoding_is_named(tmp_path):
+    (tmp_path / "labels.csv").write_bytes("video,label\na.mp4,café\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"labels\.csv: not UTF-8"):
+        find_videos(str(tmp_path), str(tmp_path / "labels.csv"))
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +151,25 @@ def test_the_job_extracts_a_mixed_folder_once(mixed, movenet, ray_local, tmp_pat
     failures = tables.read_failures(table)
     assert sorted(f["video"].rsplit("/", 1)[-1] for f in failures.values()) == ["audio.mp4", "text.mp4", "zero.mp4"]
 
+    for run in (2, 3):  # what is in the table is not done again, what failed is tried three times
+        again = job.run(job.Extract(videos=str(mixed), table=table, actors=2))
+        assert (again["extracted"], again["already done"], again["failed"]) == (0, 2, 3)
+        assert {f["attempts"] for f in again["failures"]} == {run}
     again = job.run(job.Extract(videos=str(mixed), table=table, actors=2))
-    assert (again["extracted"], again["already done"]) == (0, 5)
+    assert (again["failed"], again["given up after 3 tries"]) == (0, 3)
     assert len(list(tables.read_table(table))) == 2
+
+
+@pytest.mark.ray
+def test_labels_keep_their_numbers_when_only_some_videos_were_written(mixed, movenet, ray_local, tmp_path):
+    videos = tmp_path / "videos"
+    for name in ("bow", "kick", "wave"):
+        (videos / name).mkdir(parents=True)
+        (videos / name / "x.mp4").write_bytes((mixed / "good.mp4").read_bytes())
+    table = str(tmp_path / "table")
+    summary = job.run(job.Extract(videos=str(videos), table=table, actors=1))
+    assert summary["extracted"] == 3
+    assert tables.summary(table)["labels"] == {0: "bow", 1: "kick", 2: "wave"}
+    (next((tmp_path / "table").glob("*.parquet"))).unlink()  # as if killed before this file was written
+    job.run(job.Extract(videos=str(videos), table=table, actors=1))
+    assert tables.summary(table)["labels"] == {0: "bow", 1: "kick", 2: "wave"}

@@ -1,5 +1,7 @@
 """Samples and volumes of a table through Ray Data: complete, exact, and a function of the seed."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -50,6 +52,15 @@ def test_an_epoch_holds_every_clip_as_often_as_told_and_is_a_function_of_its_see
     assert len(set(one)) == 12  # the two draws of a clip differ
     assert drawn(table, ray_local) == one
     assert set(drawn(table, ray_local, epoch=1)).isdisjoint(one)
+
+
+def test_the_classes_of_a_sorted_table_come_mixed(ray_local, tmp_path):
+    clips = [actor_clip(i % 3, label=i // 40, label_name=str(i // 40)) for i in range(160)]
+    clips = [dataclasses.replace(clip, clip_id=f"c{i}") for i, clip in enumerate(clips)]
+    write_table(clips, str(tmp_path), rows_per_file=40)  # a class a file
+    samples = render.training_samples(render.index(str(tmp_path), "train"), CONFIG, seed=0, epoch=0, repeat=2)
+    classes = [len(set(b["label"])) for b in render.batches(samples, 32, shuffle_seed=0)]
+    assert min(classes) == 4
 
 
 def test_the_shares_of_workers_are_equal_and_make_up_the_epoch(table, ray_local):

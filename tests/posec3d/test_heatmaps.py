@@ -130,6 +130,12 @@ def test_torch_in_torch_out_with_the_same_values():
     np.testing.assert_array_equal(ours.numpy(), joint_volumes(xy, score, (24, 30)))
 
 
+def test_views_with_negative_strides_are_taken():
+    xy, score = awkward_clip(2)
+    turned = joint_volumes(xy[:, ::-1], score[:, ::-1], (24, 30))
+    np.testing.assert_array_equal(turned, joint_volumes(xy, score, (24, 30))[:, ::-1])
+
+
 def test_out_is_overwritten_and_returned():
     xy, score = awkward_clip(1)
     out = np.full((17, 5, 24, 30), 7.0)

@@ -77,6 +77,18 @@ def test_an_overlay_needs_a_video(recognizer, tmp_path):
         recognizer.predict(clip()).overlay(tmp_path / "x.mp4")
 
 
+def test_an_overlay_of_a_segment_shows_its_frames(recognizer, tmp_path):
+    frames = [np.full((64, 64, 3), 20 * t, np.uint8) for t in range(10)]
+    write_video(tmp_path / "grey.mp4", frames, 10)
+    segment = Clip(
+        "c", 3, 64, 64, np.zeros((0, 3, 17, 2)), np.zeros((0, 3, 17)), video=str(tmp_path / "grey.mp4"), start_frame=6
+    )
+    recognizer.predict(segment).overlay(tmp_path / "overlay.mp4")
+    with open_video(str(tmp_path / "overlay.mp4")) as video:
+        grey = [int(frame[5, 5, 0]) for _, frame in video]
+    np.testing.assert_allclose(grey, [120, 140, 160], atol=6)
+
+
 def test_a_video_is_named_and_drawn(recognizer, movenet, tmp_path):
     truth = actors.make_clip("kick", actor=2, num_frames=6)
     write_video(tmp_path / "kick.mp4", truth.frames, truth.fps)

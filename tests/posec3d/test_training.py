@@ -80,6 +80,13 @@ def test_a_feed_that_ends_early_is_an_error():
         next(training.fit(*start(), TINY, COCO17, batches, None, steps=13))
 
 
+def test_no_batch_too_many_is_taken_from_the_feed():
+    taken = []
+    feed = (taken.append(1) or batch for batch in batches())
+    next(training.fit(*start(), TINY, COCO17, lambda epoch: feed, None, steps=3))
+    assert len(taken) == 3
+
+
 def test_a_loss_that_is_not_finite_names_the_remedy():
     config = dataclasses.replace(TINY, optim=OptimConfig(lr=1e30, clip_norm=1e30))
     with pytest.raises(RuntimeError, match=r"lower optim\.lr"):
