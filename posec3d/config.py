@@ -116,7 +116,7 @@ SMALL = TrainConfig(
 PRESETS: dict[str, tuple[str, TrainConfig]] = {
     "demo": (
         "Synthetic actors, minutes on 2 cores.",
-        dataclasses.replace(SMALL, clip=ClipConfig(length=16, size=32, test_size=36), epochs=8, repeat=6),
+        dataclasses.replace(SMALL, clip=ClipConfig(length=16, size=32, test_size=36), epochs=10, repeat=6),
     ),
     "ut-interaction": (
         "UT-Interaction, two people, a quarter of an hour on 2 cores.",
