@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import fsspec
-import ray
+import ray.data
 import tyro
 from filelock import FileLock, Timeout
 from fsspec.implementations.local import LocalFileSystem
@@ -49,8 +49,8 @@ class TooManyFailures(Exception):
 def connect() -> None:
     """Connect to the cluster this runs in (RAY_ADDRESS, set inside a submitted job), else start a private local Ray.
 
-    A local Ray never attaches to, or is found by, another cluster of the machine: own temporary directory, own token,
-    no dashboard. It ends with this process.
+    Jobs call it once everything that can be checked without Ray has been. A local Ray never attaches to, or is found
+    by, another cluster of the machine: own temporary directory, own token, no dashboard. It ends with this process.
     """
     if ray.is_initialized():
         return
@@ -58,27 +58,46 @@ def connect() -> None:
     if os.environ.get("RAY_ADDRESS"):
         submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
         environment: dict[str, Any] = {} if submitted else {"working_dir": str(ROOT)}
-        ray.init(log_to_driver=False, logging_level=logging.WARNING, runtime_env=environment)
+        with _quiet():
+            ray.init(log_to_driver=False, logging_level=logging.WARNING, runtime_env=environment)
     else:
         cores = os.cpu_count() or 1
         folder = tempfile.mkdtemp(prefix="posec3d-ray-")
         atexit.register(_end, folder)
-        ray.init(
-            address="local",
-            # Training workers and the tasks that feed them each hold a CPU; one worker a core must leave some.
-            num_cpus=cores + 2,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-            object_store_memory=min(2**30, 2**28 * cores),
-            runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
-            _temp_dir=folder,
-        )
+        with _quiet():
+            ray.init(
+                address="local",
+                # Training workers and the tasks that feed them each hold a CPU; one worker a core must leave some.
+                num_cpus=cores + 2,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+                object_store_memory=min(2**30, 2**28 * cores),
+                runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
+                _temp_dir=folder,
+            )
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what Ray's core prints while it starts off the terminal, unless the start fails."""
+    with tempfile.TemporaryFile() as kept:
+        terminal = os.dup(2)
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            kept.seek(0)
+            os.write(terminal, kept.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
 
 
 def _end(folder: str) -> None:
@@ -104,7 +123,6 @@ def main(parse: Callable[[], T], run: Callable[[T], dict[str, Any]]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     job = parse()
     try:
-        connect()
         execute(run, job)
     except UsageError as error:
         return _fail(error, USAGE)
@@ -169,15 +187,21 @@ def progress(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
             task = bar.add_task(title, total=total, note="")
             yield lambda done, note: bar.update(task, completed=done, note=note)
         return
+    log.info("%s: 0/%d", title, total)
     start = said = time.monotonic()
+    seen: list[tuple[float, int]] = []  # (time, done); the first one is when start-up was over
+    last = 0
 
     def advance(done: int, note: str) -> None:
-        nonlocal said
+        nonlocal said, last
         now = time.monotonic()
-        if now - said >= 30 or done == total:
-            left = (now - start) / max(done, 1) * (total - done)
-            log.info("%s: %d/%d, %s, %.0f s, about %.0f s to go", title, done, total, note, now - start, left)
-            said = now
+        if done == last or not (now - said >= 30 or done == total):
+            return
+        seen.append((now, done))
+        rate = (done - seen[0][1]) / max(now - seen[0][0], 1e-9)
+        left = f", about {(total - done) / rate:.0f} s to go" if 0 < rate and done < total else ""
+        log.info("%s: %d/%d, %s, %.0f s%s", title, done, total, note, now - start, left)
+        said, last = now, done
 
     yield advance
 
@@ -212,7 +236,10 @@ def require_splits(table: str, found: dict[str, Any], *expressions: str | None) 
     for expression in expressions:
         for name in tables.split_names(expression):
             if name not in found["splits"]:
-                known = ", ".join(f"{k} ({v})" for k, v in sorted(found["splits"].items())) or "none"
+                known = (
+                    ", ".join(f"{k} ({v})" for k, v in sorted(found["splits"].items()))
+                    or "none: give None for all clips"
+                )
                 raise UsageError(f"no split {name!r} in {table}; it has {known}")
 
 

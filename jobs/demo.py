@@ -21,6 +21,7 @@ from jobs import predict as predict_job
 from jobs import stats as stats_job
 from jobs import train as train_job
 from posec3d import actors, draw, load
+from posec3d.clips import uniform_sample
 from posec3d.config import PRESETS
 from posec3d.skeletons import skeleton
 from posec3d.video import open_video
@@ -133,9 +134,10 @@ def write_picture(path: Path, video: Path, run: str) -> None:
             draw.skeleton_overlay(frame, clip.keypoints[:, t], clip.scores[:, t], skeleton(clip.skeleton))
             for t, (_, frame) in enumerate(frames)
         ]
-    chosen = draw.evenly(len(overlays), 4)
-    above = draw.side_by_side([overlays[t] for t in chosen])
-    below = draw.volume_strip(result.volume, frames=6)
+    length = result.volume.shape[1]
+    frames_seen = uniform_sample(clip.num_frames, length, num_clips=10)[0]  # those of the volume
+    above = draw.side_by_side([overlays[frames_seen[t]] for t in draw.evenly(length, 4)])
+    below = draw.volume_strip(result.volume, frames=4)
     height = round(below.shape[0] * above.shape[1] / below.shape[1])
     below = cv2.resize(below, (above.shape[1], height), interpolation=cv2.INTER_AREA)
     draw.write_png(path, np.concatenate([above, np.full((4, above.shape[1], 3), 255, np.uint8), below]))

@@ -69,6 +69,7 @@ def run(job: Evaluate) -> dict[str, Any]:
             f"no labelled clip in split {job.split!r} of {job.table}; it has {sorted(found['splits'])}"
         )
 
+    _job.connect()
     spare = int(ray.cluster_resources().get("CPU", 0)) - 1
     actors = job.actors or max(1, min(spare, extract.default_actors(), -(-chosen.clips // predict.BATCH)))
     _job.require_cpus(actors, "copies of a model")

@@ -66,6 +66,7 @@ def run(job: Extract) -> dict[str, Any]:
                 "extract into a new table to change them",
                 todo.relabelled,
             )
+        _job.connect()
         with _job.progress("extract", len(todo.missing)) as advance:
             done = extract.extract(
                 todo.missing,

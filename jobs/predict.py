@@ -38,6 +38,7 @@ def run(job: Predict) -> dict[str, Any]:
         found = extract.find_videos(job.videos)
     except (FileNotFoundError, ValueError) as error:
         raise _job.UsageError(str(error)) from error
+    _job.connect()
     rows: list[dict[str, Any]] = []
     with _job.progress("predict", len(found)) as advance:
         dataset = predict.videos(

@@ -25,10 +25,13 @@ class Stats:
 
 def run(job: Stats) -> dict[str, Any]:
     """Count, draw, write."""
+    job = _job.absolute(job, "table", "report")
     try:
-        found = statistics(job.table)
+        tables.require_table(job.table)
     except FileNotFoundError as error:
         raise _job.UsageError(str(error)) from error
+    _job.connect()
+    found = statistics(job.table)
     samples: list[Sample] = [sample(read_clip(row)) for row in found["samples"]]
     path = job.report.rstrip("/")
     _job.write_json(f"{path}/statistics.json", found)

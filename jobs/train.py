@@ -49,6 +49,7 @@ def run(job: Train) -> dict[str, Any]:
     """Check everything that can be checked before a worker starts, train, and summarise the run."""
     job = _job.absolute(job, "table", "out")
     plan = prepare(job)
+    _job.connect()
     _job.require_cpus(job.workers, "training workers")
     gpus = int(ray.cluster_resources().get("GPU", 0))
     if job.use_gpu and gpus < job.workers:

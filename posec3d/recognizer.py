@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from posec3d.pose import PoseEstimator
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Result:
     """What a recognizer says of one clip."""
 
@@ -30,6 +30,11 @@ class Result:
     """(classes,) probabilities, averaged over the views."""
     volume: np.ndarray
     """(V, T, H, W) of the first view, as the network saw it."""
+
+    def __repr__(self) -> str:
+        """What a notebook shows: the clip and the likeliest labels."""
+        likely = ", ".join(f"{name} {probability:.0%}" for name, probability in self.top(3))
+        return f"Result({self.clip.clip_id}, people={self.clip.num_persons}, {likely})"
 
     def top(self, k: int = 5) -> list[tuple[str, float]]:
         """The k likeliest labels, (name, probability), best first."""
