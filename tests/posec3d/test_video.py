@@ -143,7 +143,8 @@ def test_frames_that_went_by_need_no_garbage_collector(grey):
         with open_video(grey) as video:
             for _ in video:
                 pass
-        assert gc.collect() < 20
+        # Only frames are counted: other threads of a test run make garbage of their own.
+        assert sum(type(thing) is av.VideoFrame for thing in gc.get_objects()) < 5
     finally:
         gc.enable()
 
