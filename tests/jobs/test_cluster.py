@@ -21,6 +21,7 @@ from posec3d import table as tables
 from posec3d.video import write_video
 
 pytestmark = pytest.mark.slow
+COUNT = 80  # videos: half a minute of extraction, while files are written every 15 s
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -43,9 +44,9 @@ def finish(process, seconds=400):
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
-    """Forty short videos of three actions."""
+    """Short videos of three actions, enough for several writes."""
     root = tmp_path_factory.mktemp("videos")
-    for i in range(40):
+    for i in range(COUNT):
         action = actors.ACTIONS[i % 3]
         (root / action).mkdir(exist_ok=True)
         clip = actors.make_clip(action, actor=i, num_frames=12)
@@ -76,15 +77,15 @@ def test_a_killed_extraction_run_again_has_every_video_once(videos, movenet, tmp
         time.sleep(14)
     kill(first)
     before = rows_by_video(table) if list(table.glob("*.parquet")) else Counter()
-    assert len(before) < 40, "killed too late to mean anything"
+    assert len(before) < COUNT, "killed too late to mean anything"
     assert (len(before) > 0) == bool(written)
 
     code, output = finish(start(*words))
     assert code == 0, output
-    assert rows_by_video(table) == {f"{i:02d}.mp4": 1 for i in range(40)}
+    assert rows_by_video(table) == {f"{i:02d}.mp4": 1 for i in range(COUNT)}
     summary = json.loads((table / "_extract/summary.json").read_text())
     assert summary["already done"] == len(before)
-    assert summary["extracted"] == 40 - len(before)
+    assert summary["extracted"] == COUNT - len(before)
 
 
 def test_a_mixed_folder_ends_with_exit_code_0_and_3_if_told_so(videos, movenet, tmp_path):
