@@ -81,6 +81,7 @@ def measure(data: Path, out: Path, quick: bool) -> dict[str, Any]:
 def to_markdown(result: dict[str, Any]) -> str:
     """The report for people."""
     one, ten = result["test"]["1"], result["test"]["10"]
+    names = [c["name"] for c in ten["classes"]]
     lines = [
         "# UT-Interaction from raw video, poses only",
         "",
@@ -117,11 +118,11 @@ def to_markdown(result: dict[str, Any]) -> str:
         "",
         "Confusion (10 clips; rows are true):",
         "",
-        "| | " + " | ".join(ACTIONS) + " |",
-        "|---" * (len(ACTIONS) + 1) + "|",
+        "| | " + " | ".join(names) + " |",
+        "|---" * (len(names) + 1) + "|",
     ]
     lines += [
-        f"| {name} | " + " | ".join(map(str, row)) + " |" for name, row in zip(ACTIONS, ten["confusion"], strict=True)
+        f"| {name} | " + " | ".join(map(str, row)) + " |" for name, row in zip(names, ten["confusion"], strict=True)
     ]
     return "\n".join(lines) + "\n"
 
