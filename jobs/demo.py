@@ -126,7 +126,7 @@ def real_videos(folder: Path) -> Path | None:
 
 
 def write_picture(path: Path, video: Path, run: str) -> None:
-    """One picture of the method: three frames with their skeletons, below them what the network sees."""
+    """One picture of the method: frames with their skeletons, below each what the network sees of it."""
     result = load(run).predict(video)
     clip = result.clip
     with open_video(clip.video) as frames:

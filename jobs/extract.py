@@ -66,16 +66,18 @@ def run(job: Extract) -> dict[str, Any]:
                 "extract into a new table to change them",
                 todo.relabelled,
             )
-        _job.connect()
-        with _job.progress("extract", len(todo.missing)) as advance:
-            done = extract.extract(
-                todo.missing,
-                job.table,
-                onnx_models(),
-                actors=job.actors or extract.default_actors(),
-                gpus_per_actor=job.gpus_per_actor,
-                on_progress=lambda p: advance(p.clips + p.failed, f"{p.frames} frames, {p.failed} failed"),
-            )
+        done = extract.Progress()
+        if todo.missing:  # else neither Ray nor the networks are needed
+            _job.connect()
+            with _job.progress("extract", len(todo.missing)) as advance:
+                done = extract.extract(
+                    todo.missing,
+                    job.table,
+                    onnx_models(),
+                    actors=job.actors or extract.default_actors(),
+                    gpus_per_actor=job.gpus_per_actor,
+                    on_progress=lambda p: advance(p.clips + p.failed, f"{p.frames} frames, {p.failed} failed"),
+                )
     failures = tables.read_failures(job.table)
     tried = {video.clip_id: video.attempts for video in todo.missing}
     failed = [i for i, attempts in tried.items() if i in failures and failures[i]["attempts"] > attempts]
