@@ -4,7 +4,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint bench setup clean
+.PHONY: demo test test-slow lint bench setup mmpose clean
 
 demo: setup
 	$(BIN)/python -m jobs.demo --out runs/demo
@@ -12,7 +12,7 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest
 
-test-slow: setup
+test-slow: mmpose
 	$(BIN)/python -m pytest -m slow
 
 lint: setup
@@ -34,6 +34,13 @@ setup: .venv/.installed
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install -q $(TORCH)
 	$(BIN)/pip install -q -c constraints.txt -e '.[ray,dev]'
+	@touch $@
+
+# `pip check` then misses chumpy, json-tricks, opencv-python, torchvision, xtcocotools for ever; nothing here needs them.
+mmpose: .venv/.mmpose
+
+.venv/.mmpose: mmpose.txt .venv/.installed
+	$(BIN)/pip install -q --no-deps -r mmpose.txt
 	@touch $@
 
 clean:

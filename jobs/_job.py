@@ -7,8 +7,10 @@ import json
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,7 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from posec3d import table as tables
-from posec3d.storage import write_whole
+from posec3d.storage import Leased, lease, write_whole
 from posec3d.weights import WeightsError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -76,6 +78,7 @@ def connect() -> None:
                 runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
                 _temp_dir=folder,
             )
+    _end_by_sigterm()  # again: Ray has put its own handler there, which aborts the process
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
@@ -105,6 +108,12 @@ def _end(folder: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def _end_by_sigterm() -> None:
+    """A cancelled job is told so by SIGTERM: it ends as by Ctrl-C, with what is done written."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 def parse(job: type[T], args: list[str] | None = None) -> T:
     """Flags from a dataclass: its fields are the flags, its docstrings the help; `args` None takes sys.argv."""
     return tyro.cli(job, prog=f"python -m jobs.{job.__name__.lower()}", args=args)
@@ -121,7 +130,10 @@ def main(parse: Callable[[], T], run: Callable[[T], dict[str, Any]]) -> int:
         The exit code: 0 done, 1 failed, 2 wrong usage, 3 more clips failed than allowed.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    for name in ("botocore", "aiobotocore"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # they say where they found credentials
     job = parse()
+    _end_by_sigterm()
     try:
         execute(run, job)
     except UsageError as error:
@@ -130,8 +142,14 @@ def main(parse: Callable[[], T], run: Callable[[T], dict[str, Any]]) -> int:
         return _fail(error, TOO_MANY_FAILURES)
     except (OSError, ValueError, WeightsError) as error:
         return _fail(error, FAILED)
+    except Exception as error:
+        if type(error).__module__.split(".")[0] not in ("botocore", "aiohttp"):
+            raise
+        return _fail(
+            f"S3: {error}. What was done is kept; when S3 answers again, the same command does the rest", FAILED
+        )
     except KeyboardInterrupt:
-        return _fail("interrupted; the same command again continues where this one stopped", FAILED)
+        return _fail("interrupted; what was done is written, and the same command again does the rest", FAILED)
     return DONE
 
 
@@ -156,25 +174,25 @@ def _fail(error: BaseException | str, code: int) -> int:
 
 @contextlib.contextmanager
 def lock(folder: str) -> Iterator[None]:
-    """Hold the only right to write to a local folder; a lock dies with its process. Object stores have no locks.
+    """Hold the only right to write to a folder; a local lock dies with its process, one on an object store later.
 
     Raises:
         UsageError: another process holds it.
     """
     fs, path = fsspec.url_to_fs(folder)
-    if not isinstance(fs, LocalFileSystem):
+    with contextlib.ExitStack() as held:
+        try:
+            if isinstance(fs, LocalFileSystem):
+                fs.makedirs(path, exist_ok=True)
+                held.enter_context(FileLock(f"{path}/lock", timeout=0))
+            else:
+                held.enter_context(lease(f"{folder}/lock"))
+        except (Timeout, Leased) as error:
+            who = f" ({error})" if isinstance(error, Leased) else ""
+            raise UsageError(
+                f"another run is writing to {folder}{who}; wait for it, end it, or give another folder"
+            ) from error
         yield
-        return
-    fs.makedirs(path, exist_ok=True)
-    held = FileLock(f"{path}/lock")
-    try:
-        held.acquire(timeout=0)
-    except Timeout as error:
-        raise UsageError(f"another run is writing to {folder}; wait for it, end it, or give another folder") from error
-    try:
-        yield
-    finally:
-        held.release()
 
 
 @contextlib.contextmanager
@@ -216,15 +234,24 @@ def report(title: str, summary: dict[str, Any]) -> None:
     write_json(f"{summary['path']}/summary.json", summary)
 
 
-def require_cpus(workers: int, what: str) -> None:
-    """See that the cluster can run `workers` of one CPU each and the tasks that feed them.
+def require(workers: int, what: str, *, cpus: int = 1, gpus: float = 0) -> None:
+    """See that Ray can run `workers` of so many CPUs and GPUs each, and the tasks that feed them.
+
+    A cluster may grow: there it is said, and waited for.
 
     Raises:
-        UsageError: it would wait for ever.
+        UsageError: this machine's own Ray would wait for ever.
     """
-    have = int(ray.cluster_resources().get("CPU", 0))
-    if workers + 1 > have:
-        raise UsageError(f"{workers} {what} and the tasks that feed them need {workers + 1} CPUs, Ray has {have}")
+    needs = {"CPU": workers * cpus + 1, "GPU": workers * gpus}
+    have = ray.cluster_resources()
+    for kind, needed in needs.items():
+        if needed > have.get(kind, 0):
+            message = (
+                f"{workers} {what} and the tasks that feed them need {needed:g} {kind}s, Ray has {have.get(kind, 0):g}"
+            )
+            if "RAY_ADDRESS" not in os.environ:
+                raise UsageError(message)
+            log.warning("%s: waiting for the cluster to grow", message)
 
 
 def require_splits(table: str, found: dict[str, Any], *expressions: str | None) -> None:

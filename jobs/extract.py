@@ -2,25 +2,34 @@
 
 import json
 import logging
+import os
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from jobs import _job
 from pipelines import extract
+from pipelines.plan import Todo, Video, find_videos, number_labels, plan
+from posec3d import estimators
 from posec3d import table as tables
-from posec3d.movenet import onnx_models
+from posec3d.given import Given
 from posec3d.storage import read_whole
+from posec3d.stored import heatmaps_uri
+from posec3d.weights import Network
 
 log = logging.getLogger("posec3d")
+
+SHOWN = 20
+"""Failures named in the log; all of them are in the table's `_failures/` and in summary.json."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Extract:
     """Find the people in videos, estimate and track their poses, and append them to a keypoint table.
 
-    The same command again does only what is missing. A video that fails becomes a row of TABLE/_failures and is
-    tried by three runs at most; delete that folder to try it again.
+    The same command again does only what is missing. A video that fails becomes a row of TABLE/_failures and is tried
+    again by later runs, --max-attempts times in all.
     """
 
     videos: str
@@ -29,37 +38,64 @@ class Extract:
     """Table to append to; a folder or S3 prefix."""
     labels: str | None = None
     """CSV with the header video,label[,split]; several splits joined by ';'."""
-    pose: Literal["movenet-thunder"] = "movenet-thunder"
-    """Pose network, top-down, COCO-17."""
-    detector: Literal["movenet-multipose"] = "movenet-multipose"
-    """Person detector."""
-    actors: int | None = None
-    """Videos in work at the same time, one CPU each; default: one a CPU."""
+    pose: str = estimators.POSES[0]
+    """movenet-thunder, movenet-lightning; with `make mmpose` hrnet-w32, hrnet-w48, mobilenetv2, rtmpose-t, rtmpose-m,
+    rtmpose-l; or a file of poses (Parquet, COCO keypoint JSON)."""
+    pose_weights: str | None = None
+    """Checkpoint of an MMPose network: path or URL; default: the model zoo's."""
+    detector: str = estimators.DETECTORS[0]
+    """movenet-multipose, rtdetr-r18, rtdetr-r50 (these need transformers), whole-frame; or a file of boxes."""
+    detector_weights: str | None = None
+    """Folder or hub name of an RT-DETR checkpoint."""
+    detect_every: int = 1
+    """Find people in every n-th frame, and follow their boxes between."""
+    max_persons: int = 10
+    """Tracks kept of a clip: the most present, largest and surest."""
+    fps: float | None = None
+    """Take so many frames a second; default: all. Slower videos keep theirs."""
+    segment_seconds: float | None = None
+    """Cut longer videos into clips of about this length, extracted in parallel."""
+    store: Literal["keypoints", "heatmaps"] = "keypoints"
+    """heatmaps: also keep the pose network's own maps, in TABLE/_heatmaps."""
+    actors: str | None = None
+    """Processes that extract in parallel: N, or MIN:MAX to grow with the work; default: one a CPU."""
+    cpus_per_actor: int = 1
+    """CPUs of each, and videos it works on at a time: what decodes for one GPU."""
     gpus_per_actor: float = 0
-    """GPUs reserved for each actor; the MoveNet networks run on the CPU."""
+    """GPUs of each; a fraction shares one."""
+    rows_per_file: int = 512
+    """Clips in a file of the table."""
+    max_attempts: int = 3
+    """Tries of a video that fails, or whose worker dies, before it is given up."""
+    retry_failed: bool = False
+    """Try what was given up again."""
     max_failed: float | None = None
     """Exit with 3 if more fail: a fraction below 1, or a count. Default: no limit."""
+    dry_run: bool = False
+    """Extract a few videos without storing them, and say how long all would take and how much disk."""
 
 
 def run(job: Extract) -> dict[str, Any]:
     """Extract what is missing; the summary counts this run, and the table as a whole."""
-    job = _job.absolute(job, "videos", "table", "labels")
-    if job.actors is not None and job.actors < 1:
-        raise _job.UsageError(f"--actors must be >= 1, got {job.actors}")
+    job = _job.absolute(
+        job, "videos", "table", "labels", *(n for n in ("pose", "detector") if is_file(getattr(job, n)))
+    )
+    options, actors = _options(job), _actors(job.actors)
     try:
-        videos = extract.find_videos(job.videos, job.labels)
+        videos = find_videos(job.videos, job.labels)
     except (FileNotFoundError, ValueError) as error:
         raise _job.UsageError(str(error)) from error
     notes = f"{job.table.rstrip('/')}/_extract"
     with _job.lock(notes):
-        # Numbered once, before the first row: a killed run must not leave some labels numbered and others not.
-        known = {int(k): v for k, v in json.loads(read_whole(f"{notes}/labels.json") or b"{}").items()}
-        if tables.data_files(job.table):
-            known |= tables.summary(job.table)["labels"]
-        videos = extract.number_labels(videos, known, given=job.labels is not None)
-        known |= {v.label: v.label_name for v in videos if v.label is not None and v.label_name is not None}
-        _job.write_json(f"{notes}/labels.json", known)
-        todo = extract.plan(videos, job.table)
+        settings = _same_settings(job, options, notes)
+        if job.dry_run:
+            todo = plan(videos, job.table, max_attempts=job.max_attempts, retry_failed=job.retry_failed)
+            return _dry_run(job, videos, todo, options, notes)
+        _job.write_json(f"{notes}/settings.json", settings)
+        if recovered := extract.recover(job.table):
+            log.info("%d clips that a killed run had left are in the table now", recovered)
+        videos = _numbered(videos, job, notes)
+        todo = plan(videos, job.table, max_attempts=job.max_attempts, retry_failed=job.retry_failed)
         if todo.relabelled:
             log.warning(
                 "%d clips have other labels or splits now than in the table, which keeps what it has; "
@@ -68,41 +104,198 @@ def run(job: Extract) -> dict[str, Any]:
             )
         done = extract.Progress()
         if todo.missing:  # else neither Ray nor the networks are needed
+            networks = _networks(job, videos)
             _job.connect()
+            actors = actors or (extract.default_actors(job.cpus_per_actor),) * 2
+            _job.require(actors[0], "actors", cpus=job.cpus_per_actor, gpus=job.gpus_per_actor)
             with _job.progress("extract", len(todo.missing)) as advance:
                 done = extract.extract(
                     todo.missing,
                     job.table,
-                    onnx_models(),
-                    actors=job.actors or extract.default_actors(),
+                    *networks,
+                    options,
+                    actors=actors,
+                    streams=job.cpus_per_actor,
                     gpus_per_actor=job.gpus_per_actor,
-                    on_progress=lambda p: advance(p.clips + p.failed, f"{p.frames} frames, {p.failed} failed"),
+                    rows_per_file=job.rows_per_file,
+                    on_progress=lambda p: advance(int(p.videos + 1e-6), _note(p, job.cpus_per_actor)),
                 )
+    return _summary(job, todo, done, notes, len(videos))
+
+
+def is_file(name: str) -> bool:
+    """Whether a --pose or --detector names a file, not a network."""
+    return name.endswith((".json", ".parquet"))
+
+
+def _options(job: Extract) -> extract.Options:
+    """Check the flags that say how.
+
+    Raises:
+        UsageError: a flag, or two together, cannot mean anything.
+    """
+    for flag, value, known in (
+        ("--pose", job.pose, estimators.POSES),
+        ("--detector", job.detector, estimators.DETECTORS),
+    ):
+        if not is_file(value) and value not in known:
+            raise _job.UsageError(
+                f"{flag} {value}: wanted one of {', '.join(known)}, or a file that ends in .json or .parquet"
+            )
+    for name in ("detect_every", "max_persons", "cpus_per_actor", "rows_per_file", "max_attempts"):
+        if getattr(job, name) < 1:
+            raise _job.UsageError(f"--{name.replace('_', '-')} must be >= 1, got {getattr(job, name)}")
+    for name in ("fps", "segment_seconds"):
+        rate = getattr(job, name)
+        if rate is not None and not rate > 0:
+            raise _job.UsageError(f"--{name.replace('_', '-')} must be > 0, got {rate}")
+    if job.fps and (is_file(job.pose) or is_file(job.detector)):
+        raise _job.UsageError("--fps and poses or boxes from a file: their frame numbers are those of the video")
+    if job.segment_seconds and is_file(job.pose):
+        raise _job.UsageError("--segment-seconds and poses from a file: nothing takes long there")
+    if job.store == "heatmaps" and job.pose not in estimators.HEATMAPS:
+        raise _job.UsageError(f"--store heatmaps: {job.pose} has none; {', '.join(estimators.HEATMAPS)} do")
+    return extract.Options(
+        fps=job.fps,
+        segment_seconds=job.segment_seconds,
+        detect_every=job.detect_every,
+        max_persons=job.max_persons,
+        keep_heatmaps=job.store == "heatmaps",
+        max_attempts=job.max_attempts,
+    )
+
+
+def _actors(text: str | None) -> tuple[int, int] | None:
+    """Read --actors, N or MIN:MAX."""
+    if text is None:
+        return None
+    least, _, most = text.partition(":")
+    if least.isdecimal() and (most.isdecimal() or not most) and 1 <= int(least) <= int(most or least):
+        return int(least), int(most or least)
+    raise _job.UsageError(f"--actors must be N or MIN:MAX with 1 <= MIN <= MAX, got {text}")
+
+
+def _networks(job: Extract, videos: Sequence[Video]) -> tuple[Network | Given, Network | Given]:
+    """The detector and the pose network, or the files that say what they would.
+
+    Raises:
+        UsageError: no such file, not one as posec3d.given describes, or an entry that two videos could mean.
+    """
+
+    def one(name: str, weights: str | None) -> Network | Given:
+        if not is_file(name):
+            return estimators.network(name, weights)
+        try:
+            given = Given(name)
+            lacking = given.check([video.video for video in videos])
+        except (FileNotFoundError, ValueError) as error:
+            raise _job.UsageError(str(error)) from error
+        if lacking:
+            log.warning("%s has no entry of %d videos, such as %s: they will fail", name, len(lacking), lacking[0])
+        return given
+
+    pose = one(job.pose, job.pose_weights)
+    return pose if isinstance(pose, Given) else one(job.detector, job.detector_weights), pose
+
+
+def _same_settings(job: Extract, options: extract.Options, notes: str) -> dict[str, Any]:
+    """See that a table's rows are all made in one way; returns which.
+
+    Raises:
+        UsageError: the table's rows were made in another.
+    """
+    networks = {name: getattr(job, name) for name in ("pose", "pose_weights", "detector", "detector_weights")}
+    now = {**networks, **asdict(options)}
+    del now["max_attempts"]
+    before = json.loads(read_whole(f"{notes}/settings.json") or b"{}")
+    if other := [f"{name} {before[name]}" for name in before.keys() & now.keys() if before[name] != now[name]]:
+        raise _job.UsageError(
+            f"{job.table} was extracted with {', '.join(sorted(other))}; take the same, or another --table"
+        )
+    return now
+
+
+def _numbered(videos: list[Video], job: Extract, notes: str) -> list[Video]:
+    """Number the labels, and note the numbers: a killed run must not leave some labels numbered and others not."""
+    known = {int(k): v for k, v in json.loads(read_whole(f"{notes}/labels.json") or b"{}").items()}
+    if tables.data_files(job.table):
+        known |= tables.summary(job.table)["labels"]
+    videos = number_labels(videos, known, given=job.labels is not None)
+    known |= {v.label: v.label_name for v in videos if v.label is not None and v.label_name is not None}
+    _job.write_json(f"{notes}/labels.json", known)
+    return videos
+
+
+def _note(progress: extract.Progress, streams: int) -> str:
+    """What the progress line says beside the number of videos."""
+    seconds = progress.elapsed()
+    rates = f"{progress.clips / seconds:.1f} clips/s, {progress.frames / seconds:.0f} frames/s, "
+    rates += f"{progress.crops / seconds:.0f} crops/s"
+    spent = sum(progress.seconds.values()) or 1
+    stages = " ".join(f"{stage} {part / spent:.0%}" for stage, part in progress.seconds.items())
+    return f"{rates}, {progress.failed} failed, actors {progress.busy(streams):.0%} busy ({stages})"
+
+
+def _summary(job: Extract, todo: Todo, done: extract.Progress, notes: str, count: int) -> dict[str, Any]:
     failures = tables.read_failures(job.table)
-    tried = {video.clip_id: video.attempts for video in todo.missing}
-    failed = [i for i, attempts in tried.items() if i in failures and failures[i]["attempts"] > attempts]
+    failed = [f for f in failures.values() if f["time"] >= done.since]
+    seconds = done.elapsed()
     summary: dict[str, Any] = {
         "path": notes,
         "table": job.table,
-        "videos": len(videos),
+        "videos": count,
         "extracted": done.clips,
         "without people": done.without_people,
         "failed": done.failed,
         "already done": todo.done,
-        f"given up after {extract.MAX_ATTEMPTS} tries": todo.given_up,
+        f"given up after {job.max_attempts} tries": todo.given_up,
         "frames": done.frames,
-        "failures": [{k: failures[i][k] for k in ("video", "stage", "error", "attempts")} for i in failed],
+        "crops": done.crops,
+        "clips/s": done.clips / seconds,
+        "frames/s": done.frames / seconds,
+        "crops/s": done.crops / seconds,
+        "actors busy": done.busy(job.cpus_per_actor),
+        "seconds by stage": done.seconds,
+        "workers": sorted(done.spans),
+        "MB of keypoints": tables.size(job.table) / 1e6,
     }
-    for row in summary["failures"]:
+    if job.store == "heatmaps":
+        summary["MB of heatmaps"] = tables.size(heatmaps_uri(job.table)) / 1e6
+    summary["failures"] = [{k: f[k] for k in ("video", "stage", "error", "attempts")} for f in failed]
+    for row in summary["failures"][:SHOWN]:
         log.warning("%s failed: %s", row["video"], row["error"])
+    if len(failed) > SHOWN:
+        log.warning("and %d more; all are in %s", len(failed) - SHOWN, tables.failures_uri(job.table))
     lost = done.failed + todo.given_up
     limit = job.max_failed
-    if limit is not None and lost > (limit * len(videos) if limit < 1 else limit):
+    if limit is not None and lost > (limit * count if limit < 1 else limit):
         raise _job.TooManyFailures(
-            f"{lost} of {len(videos)} videos failed, --max-failed allows {limit:g}; "
-            f"see {tables.failures_uri(job.table)}",
+            f"{lost} of {count} videos failed, --max-failed allows {limit:g}; see {tables.failures_uri(job.table)}",
             summary,
         )
+    return summary
+
+
+def _dry_run(job: Extract, videos: Sequence[Video], todo: Todo, options: extract.Options, notes: str) -> dict[str, Any]:
+    """Measure a few videos in this process, and say what all would take."""
+    summary: dict[str, Any] = {
+        "path": notes,
+        "table": job.table,
+        "already done": todo.done,
+        f"given up after {job.max_attempts} tries": todo.given_up,
+        "to do": len(todo.missing),
+    }
+    if todo.missing:
+        sample = extract.measure(todo.missing, *_networks(job, videos), options)
+        actors = (_actors(job.actors) or (os.cpu_count() or 1,) * 2)[1]
+        summary |= {
+            "videos measured": sample.videos,
+            "of them failed": sample.failed,
+            "seconds a video": sample.seconds,
+            "KB a video": sample.bytes / 1e3,
+            f"hours with {actors} actors like this process": len(todo.missing) * sample.seconds / actors / 3600,
+            "GB on disk": len(todo.missing) * sample.bytes / 1e9,
+        }
     return summary
 
 

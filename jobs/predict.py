@@ -9,9 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs import _job
-from pipelines import extract, predict
+from pipelines import extract, plan, predict
 from posec3d import checkpoint as checkpoints
-from posec3d.movenet import onnx_models
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,15 +34,13 @@ def run(job: Predict) -> dict[str, Any]:
     job = _job.absolute(job, "run", "videos", "out")
     try:
         model = checkpoints.read(job.run)
-        found = extract.find_videos(job.videos)
+        found = plan.find_videos(job.videos)
     except (FileNotFoundError, ValueError) as error:
         raise _job.UsageError(str(error)) from error
     _job.connect()
     rows: list[dict[str, Any]] = []
     with _job.progress("predict", len(found)) as advance:
-        dataset = predict.videos(
-            found, model, onnx_models(), job.out, clips=job.clips, actors=job.actors or extract.default_actors()
-        )
+        dataset = predict.videos(found, model, job.out, clips=job.clips, actors=job.actors or extract.default_actors())
         for row in dataset.iter_rows():
             rows.append(row)
             advance(len(rows), "videos")

@@ -50,7 +50,7 @@ def run(job: Train) -> dict[str, Any]:
     job = _job.absolute(job, "table", "out")
     plan = prepare(job)
     _job.connect()
-    _job.require_cpus(job.workers, "training workers")
+    _job.require(job.workers, "training workers")
     gpus = int(ray.cluster_resources().get("GPU", 0))
     if job.use_gpu and gpus < job.workers:
         raise _job.UsageError(f"--use-gpu with {job.workers} workers needs {job.workers} GPUs, Ray has {gpus}")

@@ -1,270 +1,180 @@
 """Extraction: videos -> keypoint table. Ray Data actors decode and estimate; the driver alone writes.
 
-One video is one block, one actor call and one row. Actors return rows and failures alike; the driver appends them to
-the table in whole files, so a clip is in the table once or not at all however often a worker or the driver dies. What
-a killed driver loses is what had not been written yet: the results that came in less than `FLUSH_SECONDS` before the
-last one, `FLUSH_ROWS` at most.
+One video, or one piece of a long one, is one block, one actor call and one row. Actors return rows and failures alike;
+the driver appends them to the table in whole files, so a clip is in the table once or not at all however often a worker
+or the driver dies. What has not filled a file yet is kept in `<table>/_extract/pending/`; what a killed driver loses is
+what came in after it last saved there: `SAVE_SECONDS` of work, and what was in the actors.
 """
 
-import csv
+import contextlib
 import datetime
+import io
 import logging
 import os
-import posixpath
-import random
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 import fsspec
 import pyarrow as pa
-import pyarrow.compute
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import ray
-from fsspec.implementations.local import LocalFileSystem
 from ray.data import ActorPoolStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from pipelines.plan import Video
+from pipelines.worker import (
+    RESULT,
+    STAGES,
+    VIDEO,
+    Attempts,
+    ExtractPoses,
+    Options,
+    cut_into_pieces,
+    extract_row,
+    load,
+    to_arrow,
+)
+from posec3d import openmmlab
 from posec3d import table as tables
-from posec3d.pose import PoseEstimator, extract_poses
-from posec3d.video import VideoError
-from posec3d.weights import MoveNet
+from posec3d.given import Given
+from posec3d.storage import write_whole
+from posec3d.stored import HEATMAPS, heatmaps_uri
+from posec3d.video import VideoError, segments
+from posec3d.weights import Network
 
 log = logging.getLogger(__name__)
 
-EXTENSIONS = ".avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv".split()
-FLUSH_SECONDS = 15.0
-FLUSH_ROWS = 512
-MAX_ATTEMPTS = 3  # runs that try a video which fails; what fails for a reason outside it may go well the next time
-
-OUTCOME = [pa.field("stage", pa.string()), pa.field("error", pa.string()), pa.field("attempts", pa.int32())]
-RESULT = pa.schema([*tables.SCHEMA, *OUTCOME])
-
-
-@dataclass(frozen=True)
-class Video:
-    """One video to extract, and what is known of it."""
-
-    clip_id: str
-    video: str
-    label: int | None = None
-    label_name: str | None = None
-    splits: tuple[str, ...] = ()
-    attempts: int = 0
-    """Earlier runs that failed on it."""
-
-
-def find_videos(root: str, labels: str | None = None) -> list[Video]:
-    """The videos under a folder (or the one file) `root`, or those that a labels file names.
-
-    Args:
-        root: any fsspec URI.
-        labels: URI of a CSV with the header video,label[,split]: videos relative to `root` or absolute, several
-            splits joined by `;`. Without it a video's folder is its label and the folder above that its split, as
-            far as there are folders below `root`: root/split/label/x.mp4, root/label/x.mp4, root/x.mp4.
-
-    Raises:
-        FileNotFoundError: nothing at `root`.
-        ValueError: no video there, a bad header, a video named twice.
-    """
-    fs, top = fsspec.url_to_fs(root)
-    top = top.rstrip("/")
-
-    def uri(path: str) -> str:
-        # A name that is not UTF-8 cannot be stored; escaped, it becomes a failure row that shows it.
-        path = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-        return posixpath.normpath(path) if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(path)
-
-    if labels is not None:
-        found = [
-            (name if "://" in name else uri(name if name.startswith("/") else f"{top}/{name}"), label, splits)
-            for name, label, splits in _read_labels(labels)
-        ]
-    else:
-        if not fs.exists(top):
-            raise FileNotFoundError(f"no folder or video at {root}")
-        paths = [top] if fs.isfile(top) else sorted(fs.find(top))
-        found = []
-        for path in paths:
-            hidden = path.rsplit("/", 1)[-1].startswith(".")
-            if not hidden and path[path.rfind(".") :].lower() in EXTENSIONS:
-                above = path.removeprefix(top).strip("/").split("/")[:-1]
-                found.append((uri(path), above[-1] if above else None, tuple(above[-2:-1])))
-    if not found:
-        what = f"{labels} names no video" if labels else f"no videos at {root}: looked for {' '.join(EXTENSIONS)}"
-        raise ValueError(what)
-    seen: set[str] = set()
-    for path, _, _ in found:
-        if path in seen:
-            raise ValueError(f"{labels}: {path} is named twice; join its splits by ';' in one row")
-        seen.add(path)
-    return [Video(tables.clip_id(path), path, None, label, splits) for path, label, splits in found]
-
-
-def _read_labels(labels: str) -> Iterator[tuple[str, str | None, tuple[str, ...]]]:
-    with fsspec.open(labels, "rt", encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        try:
-            header = reader.fieldnames or []
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{labels}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from error
-        if not {"video", "label"} <= set(header):
-            raise ValueError(f"{labels}: header is {','.join(header) or 'empty'}, wanted video,label[,split]")
-        for row in reader:
-            if not row["video"]:
-                raise ValueError(f"{labels}:{reader.line_num}: no video in this row")
-            splits = tuple(s.strip() for s in (row.get("split") or "").split(";") if s.strip())
-            yield row["video"].strip(), (row["label"] or "").strip() or None, splits
-
-
-def number_labels(videos: Sequence[Video], known: dict[int, str], *, given: bool = False) -> list[Video]:
-    """Number the labels: names a table already has keep their number, new ones follow by sorted name.
-
-    Args:
-        videos: to be numbered.
-        known: number -> name of labels that have one.
-        given: names that are all whole numbers are the numbers, as a labels file may give them.
-    """
-    names = {v.label_name for v in videos if v.label_name is not None}
-    if given and all(name.isdecimal() and name == str(int(name)) and int(name) < 2**31 for name in names):
-        numbers = {name: int(name) for name in names}
-    else:
-        numbers = {name: number for number, name in known.items()}
-        start = max(known, default=-1) + 1
-        numbers |= {name: start + i for i, name in enumerate(sorted(names - set(numbers)))}
-    return [v if v.label_name is None else replace(v, label=numbers[v.label_name]) for v in videos]
-
-
-@dataclass(frozen=True)
-class Todo:
-    """What a table lacks of some videos."""
-
-    missing: tuple[Video, ...]
-    """No row yet, and tried less than MAX_ATTEMPTS times; in a fixed random order, so that classes come mixed."""
-    done: int
-    given_up: int
-    relabelled: int
-    """Rows whose label or splits are not those of the videos any more."""
-
-
-def plan(videos: Sequence[Video], table: str) -> Todo:
-    """Compare videos with what a table holds and what failed."""
-    rows: dict[str, tuple[str | None, tuple[str, ...]]] = {}
-    if tables.data_files(table):
-        for group in tables.read_row_groups(table, ["clip_id", "label_name", "splits"]):
-            for row in group.to_pylist():
-                rows[row["clip_id"]] = (row["label_name"], tuple(row["splits"] or ()))
-    failures = tables.read_failures(table)
-    tried = {id_: row["attempts"] for id_, row in failures.items()}
-    left = [v for v in videos if v.clip_id not in rows]
-    missing = [v for v in left if tried.get(v.clip_id, 0) < MAX_ATTEMPTS]
-    random.Random(0).shuffle(missing)  # noqa: S311 - an order, not a secret
-    return Todo(
-        missing=tuple(replace(v, attempts=tried.get(v.clip_id, 0)) for v in missing),
-        done=len(videos) - len(left),
-        given_up=len(left) - len(missing),
-        relabelled=sum(rows.get(v.clip_id, (v.label_name, v.splits)) != (v.label_name, v.splits) for v in videos),
-    )
-
-
-class ExtractPoses:
-    """Ray Data actor: rows of videos -> rows of `RESULT`, a keypoint row or a failure each."""
-
-    def __init__(self, models: "ray.ObjectRef[MoveNet]", threads: int) -> None:
-        self.estimator = PoseEstimator(ray.get(models), threads=threads)
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        """Extract each video of the batch."""
-        rows = [
-            extract_row(Video(**{**row, "splits": tuple(row["splits"])}), self.estimator) for row in batch.to_pylist()
-        ]
-        outcome = pa.table({f.name: pa.array([r[f.name] for r in rows], f.type) for f in OUTCOME})
-        result = tables.rows_to_arrow(rows)
-        return pa.Table.from_arrays([*result.columns, *outcome.columns], schema=RESULT)
-
-
-def extract_row(video: Video, estimator: PoseEstimator) -> dict[str, Any]:
-    """One video's row; one that cannot be read or understood gets `stage` and `error` instead of keypoints."""
-    try:
-        clip = extract_poses(video.video, estimator)
-    except Exception as error:  # one bad video must not stop a job: any error becomes its failure row
-        stage = "decode" if isinstance(error, VideoError) else "pose"
-        if stage == "pose":
-            log.exception("pose estimation failed on %s", video.video)
-        empty: dict[str, Any] = dict.fromkeys(tables.SCHEMA.names)
-        message = str(error) if stage == "decode" else f"{type(error).__name__}: {error}"
-        return {**empty, **asdict(video), "stage": stage, "error": message, "attempts": video.attempts + 1}
-    return {**tables.to_row(clip), **asdict(video), "splits": list(video.splits), "stage": None, "error": None}
+SAVE_SECONDS = 15.0
+WAVE = 20_000
+"""Videos of one Ray Data execution, which keeps some 8 KB of each on the driver until it ends."""
 
 
 @dataclass
 class Progress:
     """Counts of a running extraction."""
 
+    videos: float = 0
+    """Videos ended, well or not; of one cut into pieces, the share of its pieces."""
     clips: int = 0
     failed: int = 0
     without_people: int = 0
     frames: int = 0
+    crops: int = 0
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    """Spent by all actors in each stage."""
+    working: float = 0
+    """Seconds of calls, of all actors."""
+    spans: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Of each actor: when its first call began, and its last one ended."""
+    since: datetime.datetime = field(default_factory=lambda: datetime.datetime.now(datetime.UTC))
+    first: float | None = None
+    """Monotonic seconds when the first result came: start-up was over."""
+
+    def elapsed(self) -> float:
+        """Seconds since start-up was over, never 0."""
+        return max(time.monotonic() - (self.first or 0.0), 1e-3) if self.first else 1e-3
+
+    def count(self, results: pa.Table) -> None:
+        """Add rows of `RESULT`."""
+        if self.first is None:
+            self.first = time.monotonic() - max(pc.max(results["ended"]).as_py() - pc.min(results["began"]).as_py(), 0)
+        failed = results.num_rows - results["error"].null_count
+        self.videos += pc.sum(results["share"]).as_py()
+        self.clips += results.num_rows - failed
+        self.failed += failed
+        self.without_people += results["num_persons"].to_pylist().count(0)
+        self.frames += pc.sum(results["num_frames"]).as_py() or 0
+        self.crops += pc.sum(results["crops"]).as_py() or 0
+        for stage in STAGES:
+            self.seconds[stage] += pc.sum(results[f"{stage}_s"]).as_py() or 0
+        for row in results.select(["worker", "began", "ended"]).to_pylist():
+            first, last = self.spans.get(row["worker"], (row["began"], row["ended"]))
+            self.spans[row["worker"]] = min(first, row["began"]), max(last, row["ended"])
+            self.working += row["ended"] - row["began"]
+
+    def busy(self, streams: int) -> float:
+        """Share of their life, from the first call to the last, that actors of so many streams spent in calls."""
+        return self.working / max(streams * sum(last - first for first, last in self.spans.values()), 1e-9)
 
 
-def extract(
-    videos: Sequence[Video],
-    table: str,
-    models: MoveNet,
-    *,
-    actors: int,
-    gpus_per_actor: float = 0,
-    on_progress: Callable[[Progress], None] = lambda progress: None,
-) -> Progress:
-    """Extract videos into a table.
+class Writer:
+    """Appends results to a table in files of many rows; what has not filled one yet is kept in `_extract/pending/`.
 
-    Args:
-        videos: what to extract, no clip_id twice; from `plan`.
-        table: URI of the table to append to.
-        models: the networks; they travel through the object store, so workers need neither files nor npm.
-        actors: how many work in parallel, one CPU each.
-        gpus_per_actor: reserved for each of them.
-        on_progress: called with the running counts after each video.
+    A row is in the table once: a pending file is removed after its rows are in a table file, and `recover` drops those
+    that were there already.
     """
-    progress = Progress()
-    if not videos:
-        return progress
-    rows = [{**asdict(v), "splits": list(v.splits)} for v in videos]
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        ExtractPoses,
-        fn_constructor_args=(ray.put(models), 1),
-        batch_size=1,
-        batch_format="pyarrow",
-        num_cpus=1,
-        num_gpus=gpus_per_actor or None,
-        compute=ActorPoolStrategy(size=min(actors, len(rows))),
-    )
-    waiting: list[pa.Table] = []
-    flushed = time.monotonic()
-    try:
-        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            waiting.append(batch)
-            failed = batch.num_rows - batch["error"].null_count
-            progress.clips += batch.num_rows - failed
-            progress.failed += failed
-            progress.without_people += batch["num_persons"].to_pylist().count(0)
-            progress.frames += sum(n or 0 for n in batch["num_frames"].to_pylist())
-            on_progress(progress)
-            if len(waiting) >= FLUSH_ROWS or time.monotonic() - flushed > FLUSH_SECONDS:
-                done, waiting = waiting, []
-                write(pa.concat_tables(done), table)
-                flushed = time.monotonic()
-    finally:
-        if waiting:
-            write(pa.concat_tables(waiting), table)
-    return progress
+
+    def __init__(self, table: str, rows_per_file: int) -> None:
+        self.table = table.rstrip("/")
+        self.rows_per_file = rows_per_file
+        self._waiting: list[pa.Table] = []
+        self._saved = 0  # of them, how many are in pending files
+        self._files: list[str] = []
+        self._saved_at = time.monotonic()
+
+    def add(self, results: pa.Table) -> None:
+        """Take rows of `RESULT`; write them when they fill a file, or keep them safe when it is time."""
+        self._waiting.append(results)
+        if sum(part.num_rows for part in self._waiting) >= self.rows_per_file:
+            self.commit()
+        elif time.monotonic() - self._saved_at > SAVE_SECONDS:
+            sink = io.BytesIO()
+            pq.write_table(pa.concat_tables(self._waiting[self._saved :]), sink, compression="zstd")
+            path = f"{self.table}/_extract/pending/{time.time_ns()}.parquet"
+            write_whole(path, sink.getvalue())
+            self._files.append(path)
+            self._saved = len(self._waiting)
+            self._saved_at = time.monotonic()
+
+    def commit(self) -> None:
+        """Write what is waiting into the table."""
+        if self._waiting:
+            write(pa.concat_tables(self._waiting), self.table)
+        remove(self._files)
+        self._waiting, self._saved, self._files = [], 0, []
+        self._saved_at = time.monotonic()
+
+
+def recover(table: str) -> int:
+    """Write what a killed driver left pending into the table; returns the number of its clips."""
+    files = tables.data_files(f"{table.rstrip('/')}/_extract/pending")
+    if not files:
+        return 0
+    parts = []
+    for path in files:
+        fs, name = fsspec.url_to_fs(path)
+        parts.append(pq.ParquetFile(fs.open(name, "rb")).read().cast(RESULT))
+    results = pa.concat_tables(parts)
+    if tables.data_files(table):
+        for group in tables.read_row_groups(table, ["clip_id"]):
+            results = results.filter(pc.invert(pc.is_in(results["clip_id"], group["clip_id"])))
+    if results.num_rows:
+        write(results, table)
+    remove(files)
+    return results.num_rows
+
+
+def remove(files: Sequence[str]) -> None:
+    """Remove files at any URI."""
+    for path in files:
+        fs, name = fsspec.url_to_fs(path)
+        fs.rm_file(name)
 
 
 def write(results: pa.Table, table: str) -> None:
-    """Append rows of `RESULT`: the good ones to the table, the others to its failures."""
-    good = results.filter(pa.compute.is_null(results["error"])).select(tables.SCHEMA.names)
+    """Append rows of `RESULT`: the good ones to the table, their heatmaps beside it, the others to its failures."""
+    good = results.filter(pc.is_null(results["error"]))
+    kept = good.filter(pc.is_valid(good["regions"]))
+    if kept.num_rows:  # before their clips: a clip in the table has its maps
+        tables.write_file(kept.select(HEATMAPS.names).cast(HEATMAPS), heatmaps_uri(table))
     if good.num_rows:
-        tables.write_file(good.cast(tables.SCHEMA), table)
-    bad = results.filter(pa.compute.is_valid(results["error"]))
+        tables.write_file(good.select(tables.SCHEMA.names).cast(tables.SCHEMA), table)
+    bad = results.filter(pc.is_valid(results["error"]))
     if bad.num_rows:
         now = datetime.datetime.now(datetime.UTC)
         columns = [name for name in tables.FAILURES.names if name != "time"]
@@ -272,8 +182,140 @@ def write(results: pa.Table, table: str) -> None:
         tables.write_file(pa.Table.from_pylist(rows, tables.FAILURES), tables.failures_uri(table))
 
 
-def default_actors() -> int:
-    """One a CPU of the cluster, or of this machine where Ray is local."""
+def extract(
+    videos: Sequence[Video],
+    table: str,
+    detector: Network | Given,
+    pose: Network | Given,
+    options: Options,
+    *,
+    actors: tuple[int, int],
+    streams: int = 1,
+    gpus_per_actor: float = 0,
+    rows_per_file: int = 512,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> Progress:
+    """Extract videos into a table.
+
+    Args:
+        videos: what to extract, no clip_id twice; from `pipelines.plan.plan`.
+        table: URI of the table to append to.
+        detector: finds people; travels through the object store, so workers need neither files nor npm.
+        pose: finds their keypoints; likewise.
+        options: how.
+        actors: fewest and most that work in parallel.
+        streams: videos an actor works on at the same time, one CPU each.
+        gpus_per_actor: GPUs, or the share of one, each of them has.
+        rows_per_file: of the table's files.
+        on_progress: called with the running counts after each clip.
+    """
+    progress, writer = Progress(), Writer(table, rows_per_file)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    attempts = ray.remote(Attempts).options(num_cpus=0, scheduling_strategy=here).remote()
+    arguments = (ray.put(detector), ray.put(pose), options, attempts, gpus_per_actor, streams)
+    try:
+        for start in range(0, len(videos), WAVE):
+            rows = _rows(videos[start : start + WAVE], options)
+            results_of = rows.map_batches(
+                ExtractPoses,
+                fn_constructor_args=arguments,
+                batch_size=1,
+                batch_format="pyarrow",
+                num_cpus=streams,
+                num_gpus=gpus_per_actor or None,
+                runtime_env=environment(pose),
+                compute=ActorPoolStrategy(
+                    min_size=actors[0],
+                    max_size=actors[1],
+                    max_concurrent_calls_per_actor=streams,
+                    enable_true_multi_threading=True,
+                ),
+            )
+            for results in results_of.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                progress.count(results)
+                on_progress(progress)
+                writer.add(results)
+    finally:
+        writer.commit()
+    return progress
+
+
+def _rows(videos: Sequence[Video], options: Options) -> ray.data.Dataset:
+    """Videos, or their pieces, as a dataset of one row a block: the unit in which Ray Data hands out work."""
+    rows = [
+        {**asdict(v), "splits": list(v.splits), "pieces": [dict(clip_id=i, attempts=n) for i, n in v.pieces]}
+        for v in videos
+    ]
+    empty = dict.fromkeys(VIDEO.names)
+    whole = pa.Table.from_pylist([{**empty, **row} for row in rows], VIDEO)
+    blocks = [whole.slice(i, 1000) for i in range(0, whole.num_rows, 1000)]
+    dataset = ray.data.from_arrow(blocks).repartition(target_num_rows_per_block=1, strict=True)
+    if options.segment_seconds:
+
+        def cut(batch: pa.Table) -> pa.Table:
+            return pa.Table.from_pylist(cut_into_pieces(batch.to_pylist()[0], options), VIDEO)
+
+        dataset = dataset.map_batches(cut, batch_size=1, batch_format="pyarrow")
+        dataset = dataset.repartition(target_num_rows_per_block=1, strict=True)
+    return dataset
+
+
+def environment(pose: Network | Given) -> dict[str, Any] | None:
+    """The runtime environment of the actors: MMPose, for its networks, where this driver has none either."""
+    if pose.name not in openmmlab.NAMES or find_spec("mmpose"):
+        return None
+    return openmmlab.RUNTIME_ENV
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a few videos took."""
+
+    videos: int
+    failed: int
+    seconds: float
+    """For a video, in one process."""
+    bytes: float
+    """Of a video's row and heatmaps."""
+
+
+def measure(
+    videos: Sequence[Video],
+    detector: Network | Given,
+    pose: Network | Given,
+    options: Options,
+    *,
+    seconds: float = 30.0,
+) -> Sample:
+    """Extract parts of the first videos in this process, for about so long, and store nothing."""
+    tools = load(detector, pose)
+    start, count, failed, spent, rows = time.monotonic(), 0, 0, 0.0, 0.0
+    for video in videos:
+        if time.monotonic() - start > seconds:
+            break
+        count += 1
+        began = time.monotonic()
+        row: dict[str, Any] = {**asdict(video), "splits": list(video.splits)}
+        times = 1.0
+        with contextlib.suppress(VideoError):
+            pieces = segments(video.video, 10.0, options.fps)
+            middle = pieces[len(pieces) // 2]
+            times = sum(piece.num_frames for piece in pieces) / max(middle.num_frames, 1)
+            row |= asdict(middle)
+        result = extract_row(row, *tools, options)
+        spent += (time.monotonic() - began) * times
+        if result["error"]:
+            failed += 1
+            continue
+        sink = f"memory://measure-{uuid.uuid4().hex}"
+        write(to_arrow([result | dict.fromkeys(("began", "ended"), 0.0)]), sink)
+        rows += times * (tables.size(sink) + tables.size(heatmaps_uri(sink)))
+        fsspec.filesystem("memory").rm(sink, recursive=True)
+    return Sample(count, failed, spent / count, rows / max(count - failed, 1))
+
+
+def default_actors(cpus_per_actor: int = 1) -> int:
+    """As many as have their CPUs in the cluster, or on this machine where Ray is local."""
     cpus = sum(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
     alone = len([node for node in ray.nodes() if node["Alive"]]) == 1
-    return max(1, int(min(cpus, os.cpu_count() or 1) if alone else cpus))
+    return max(1, int(min(cpus, os.cpu_count() or 1) if alone else cpus) // cpus_per_actor)

@@ -12,11 +12,11 @@ import ray
 from ray.data import ActorPoolStrategy
 
 from pipelines import render
-from pipelines.extract import Video
+from pipelines.plan import Video
 from posec3d import checkpoint as checkpoints
-from posec3d.pose import PoseEstimator
+from posec3d import estimators
 from posec3d.recognizer import Recognizer, Result
-from posec3d.weights import MoveNet
+from posec3d.weights import Network
 
 log = logging.getLogger(__name__)
 
@@ -65,9 +65,16 @@ def scores(
 class _PredictVideo:
     """Videos -> the likeliest labels, and pictures in the output folder."""
 
-    def __init__(self, model: "ray.ObjectRef[bytes]", poses: "ray.ObjectRef[MoveNet]", out: str, clips: int) -> None:
+    def __init__(
+        self,
+        model: "ray.ObjectRef[bytes]",
+        detector: "ray.ObjectRef[Network]",
+        pose: "ray.ObjectRef[Network]",
+        out: str,
+        clips: int,
+    ) -> None:
         self.recognizer = Recognizer(checkpoints.loads(ray.get(model), "the model"))
-        self.recognizer.estimator = PoseEstimator(ray.get(poses))
+        self.recognizer.networks = estimators.detector(ray.get(detector)), estimators.estimator(ray.get(pose))
         self.out = out
         self.clips = clips
 
@@ -85,18 +92,17 @@ class _PredictVideo:
         return {**answer, "people": result.clip.num_persons, "top": top}
 
 
-def videos(
-    found: Sequence[Video], model: bytes, poses: MoveNet, out: str, *, clips: int, actors: int
-) -> ray.data.Dataset:
+def videos(found: Sequence[Video], model: bytes, out: str, *, clips: int, actors: int) -> ray.data.Dataset:
     """Name the action in each video; writes <clip_id>.mp4 (overlay) and <clip_id>.gif (volume) into `out`.
 
     Returns:
         Rows: video, clip_id, people, top (list of label and probability, best first), error (None if all went well).
     """
     rows = [{"video": v.video, "clip_id": v.clip_id} for v in found]
+    networks = [ray.put(estimators.network(names[0])) for names in (estimators.DETECTORS, estimators.POSES)]
     return ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         _PredictVideo,
-        fn_constructor_args=(ray.put(model), ray.put(poses), out, clips),
+        fn_constructor_args=(ray.put(model), *networks, out, clips),
         num_cpus=1,
         compute=ActorPoolStrategy(size=min(actors, len(rows))),
     )

@@ -18,6 +18,7 @@ from posec3d import training
 from posec3d.clips import ClipConfig, flip, pad_persons, testing_clips, training_clip
 from posec3d.config import HeatmapConfig
 from posec3d.skeletons import skeleton
+from posec3d.stored import read_heatmaps, stored_volumes
 
 COLUMNS = "clip_id num_frames num_persons height width skeleton label keypoints scores".split()
 SHUFFLE = 2048  # samples that the local shuffle of an epoch mixes
@@ -171,6 +172,7 @@ def volumes(
     split: str | None = None,
     num_clips: int = 1,
     flipped: bool = False,
+    stored: bool = False,
 ) -> ray.data.Dataset:
     """Heatmap volumes of a table's clips, as they are tested, for whoever wants volumes and not coordinates.
 
@@ -181,13 +183,32 @@ def volumes(
         split: split expression; None is every clip.
         num_clips: clips sampled from each row.
         flipped: mirror them.
+        stored: draw the pose network's own maps, which `jobs.extract --store heatmaps` keeps, and not the coordinates.
 
     Returns:
         Rows: clip_id, label (-1 where there is none), volume (K, C, T, H, W) float32.
+
+    Raises:
+        ValueError: limbs from stored maps, which are of joints. While iterating: a clip without stored maps.
     """
     config, heatmap = config or ClipConfig(), heatmap or HeatmapConfig()
     chosen = index(table, split, labelled=False, people=False)
     body = skeleton(next(tables.read_table(table, columns=())).skeleton)
+
+    def draw_stored(unit: Unit, _: int) -> Iterator[dict[str, Any]]:
+        clips = {clip.clip_id: clip for _, clip in _read(unit)}
+        folder = unit.file.rsplit("/", 1)[0]  # the table, by a name that holds on every machine
+        for clip_id, heatmaps in read_heatmaps(folder, clips):
+            volume = stored_volumes(clips[clip_id], heatmaps, config, num_clips)
+            if flipped:
+                volume = volume[:, list(body.mirror), ..., ::-1]
+            label = clips[clip_id].label
+            yield {"clip_id": clip_id, "label": -1 if label is None else label, "volume": volume}
+
+    if stored:
+        if heatmap.kind != "joint":
+            raise ValueError(f"stored maps are of joints, got heatmap.kind {heatmap.kind}; draw that from coordinates")
+        return _per_unit([(unit, 0) for unit in chosen.units], draw_stored)
 
     def draw(row: dict[str, Any]) -> dict[str, Any]:
         xy, score = row["xy"], row["score"]

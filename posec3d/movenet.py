@@ -1,285 +1,167 @@
-"""The networks behind frames -> boxes -> keypoints: MoveNet in torch, read from its TF.js graph files.
+"""Frames -> person boxes, crops -> keypoints: MoveNet, in onnxruntime on the CPU and in torch on CUDA."""
 
-One definition, decoding included, serves torch on any device and, exported, onnxruntime on the CPU. It needs
-torch; `posec3d.pose`, which runs the exported networks, does not.
-"""
-
-import base64
-import json
+import hashlib
 import os
 import tempfile
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
-import torch
-import torch.nn.functional as F
 from filelock import FileLock
-from torch import Tensor, nn
 
-from posec3d.weights import DIGEST, MoveNet, WeightsError, movenet_files, movenet_folder
+from posec3d.pose import Crop, best_batch, suppress
+from posec3d.weights import FILES, Network, WeightsError, movenet_files, movenet_folder
 
-CROP_SIZE = 256
-"""Side of the square person crops MoveNet Thunder takes, in pixels."""
-NUM_BOXES = 20
-"""Candidate boxes the detector gives for each image, best first."""
+POSE = ("movenet-thunder", "movenet-lightning")
+DETECTOR = ("movenet-multipose",)
+MIN_BOX_SCORE = 0.3
+MAX_BOX_IOU = 0.6
 
-_EXPORT_VERSION = 1  # raise it when anything in this file changes what the exported networks compute
-_STRIDE = 4  # input pixels per heat-map cell, in both networks
-_INPUT = "StatefulPartitionedCall/sub_1"  # RGB / 127.5 - 1; everything before it is normalisation
-_HEAD = "StatefulPartitionedCall/{}/BiasAdd"
-_CENTRE_WEIGHT = "ConstantFolding/StatefulPartitionedCall/truediv_2_recip"
+_CROP_SIDES = {"movenet-thunder": 256, "movenet-lightning": 192}
+_DETECTOR_SIDE = 256  # long side to which frames are scaled; larger ones find chairs and lose near people
+_EXPORT_VERSION = 2  # raise it when anything in movenet_torch.py changes what the exported networks compute
 
 
-class MoveNetPose(nn.Module):
-    """Top-down pose, MoveNet Thunder: crops (B, 256, 256, 3) RGB 0..255 -> (B, 17, 3) x y score.
-
-    x and y are crop pixels, the score is the heat map's value in 0..1. A crop has one person near its centre.
-    """
-
-    def __init__(self, graph_file: Path) -> None:
-        super().__init__()
-        heads = (
-            "kpt_heatmap_0/conv2d_5",
-            "center_0/conv2d_4",
-            "kpt_regress_0/conv2d_6",
-            "kpt_offset_0/conv2d_7",
-        )
-        nodes, weights = read_graph(graph_file)
-        self.net = GraphNet(nodes, weights, heads)
-        self.register_buffer("centre_weight", torch.from_numpy(weights[_CENTRE_WEIGHT].reshape(1, -1)))
-        grid = torch.arange(CROP_SIZE // _STRIDE, dtype=torch.float32)
-        self.register_buffer("rows", grid[:, None])
-        self.register_buffer("columns", grid[None, :])
-
-    def forward(self, crops: Tensor) -> Tensor:
-        """Crops (B, 256, 256, 3) -> keypoints (B, 17, 3)."""
-        heat, centre, regress, offset = self.net(_normalise(crops))
-        width = heat.shape[-1]
-        heat = heat.sigmoid()
-        # The person is the cell with the best centre score, weighted towards the middle of the crop ...
-        cell = (centre.sigmoid().flatten(1) * self.centre_weight).argmax(1)[:, None]
-        # ... which says where its joints should be; of each joint's peaks the one near that place counts.
-        # (B, 17, 2): rows and columns from that cell.
-        guess = _at(regress, cell).unflatten(2, (17, 2))[:, 0]
-        row = (guess[..., 0] + cell // width)[..., None, None]
-        column = (guess[..., 1] + cell % width)[..., None, None]
-        distance = ((self.rows - row) ** 2 + (self.columns - column) ** 2).sqrt()
-        peak = (heat / (distance + 1.8)).flatten(2).argmax(2)[..., None]
-        score = heat.flatten(2).gather(2, peak)
-        offset = offset.unflatten(1, (17, 2)).flatten(3)
-        shift = offset.gather(3, peak[:, :, None].expand(-1, -1, 2, -1))[..., 0]
-        x = (peak % width + shift[:, :, 1:]) * _STRIDE
-        y = (peak // width + shift[:, :, :1]) * _STRIDE
-        return torch.cat([x, y, score], 2)
-
-
-class MoveNetBoxes(nn.Module):
-    """Person boxes, MoveNet MultiPose: images (B, H, W, 3) RGB 0..255 -> (B, 20, 5) x1 y1 x2 y2 score.
-
-    H and W are multiples of 32; boxes are in input pixels, best first, before any threshold and suppression.
-    """
-
-    def __init__(self, graph_file: Path) -> None:
-        super().__init__()
-        heads = ("center_0/conv2d_4", "box_scale_0/conv2d_5", "box_offset_0/conv2d_6")
-        self.net = GraphNet(*read_graph(graph_file), heads)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (B, H, W, 3) -> boxes (B, 20, 5)."""
-        centre, scale, offset = self.net(_normalise(images))
-        width = centre.shape[-1]
-        centre = centre.sigmoid()
-        peaks = torch.where(centre >= F.max_pool2d(centre, 3, 1, 1), centre, 0.0)
-        score, cell = peaks.flatten(1).topk(NUM_BOXES, 1)
-        shift, size = _at(offset, cell), _at(scale, cell).clamp(min=0)  # (B, 20, 2): rows, columns
-        middle = torch.stack([cell % width + shift[..., 1], cell // width + shift[..., 0]], -1)
-        half = size.flip(-1) / 2
-        return torch.cat([(middle - half) * _STRIDE, (middle + half) * _STRIDE, score[..., None]], -1)
-
-
-def _normalise(images: Tensor) -> Tensor:
-    """(B, H, W, 3) 0..255 -> (B, 3, H, W) -1..1."""
-    return images.permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def _at(maps: Tensor, cells: Tensor) -> Tensor:
-    """Read (B, C, H, W) maps at flat cell numbers (B, K) -> (B, K, C)."""
-    return maps.flatten(2).gather(2, cells[:, None].expand(-1, maps.shape[1], -1)).transpose(1, 2)
-
-
-class GraphNet(nn.Module):
-    """The convolutional part of a TF.js graph, from the normalised (B, 3, H, W) image to the named heads.
-
-    Only five operations occur, with batch norm already folded in: three kinds of convolution, AddV2 and a
-    doubling ResizeBilinear. Height and width stay free as long as they are multiples of 32.
-    """
-
-    def __init__(self, nodes: dict[str, Any], weights: dict[str, np.ndarray], heads: tuple[str, ...]) -> None:
-        super().__init__()
-        self.steps = nn.ModuleList()
-        self.wiring: list[tuple[str, list[str]]] = []  # of each step: its name, the steps it reads
-        self.heads = [_HEAD.format(head) for head in heads]
-        for node, inputs in _in_order(nodes, weights, self.heads):
-            reads = [name for name in inputs if name not in weights]
-            self.steps.append(_layer(node, [weights[name] for name in inputs if name in weights]))
-            self.wiring.append((node["name"], reads))
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Image (B, 3, H, W) in -1..1 -> each head's maps (B, C, H / 4, W / 4)."""
-        known = {_INPUT: x}
-        for step, (name, reads) in zip(self.steps, self.wiring, strict=True):
-            known[name] = step(*(known[read] for read in reads))
-        return [known[head] for head in self.heads]
-
-
-def _in_order(
-    nodes: dict[str, Any], weights: dict[str, np.ndarray], heads: list[str]
-) -> Iterator[tuple[dict[str, Any], list[str]]]:
-    """Yield (node, input names) so that every node comes after what it reads."""
-    done = {_INPUT, *weights}
-
-    def visit(name: str) -> Iterator[tuple[dict[str, Any], list[str]]]:
-        if name in done:
-            return
-        done.add(name)
-        node = nodes[name]
-        inputs = [i.split(":")[0].lstrip("^") for i in node["input"]]
-        if node["op"] == "ResizeBilinear":
-            inputs = inputs[:1]  # the second is the size, always twice the input's here
-        for i in inputs:
-            yield from visit(i)
-        yield node, inputs
-
-    for head in heads:
-        yield from visit(head)
-
-
-def _layer(node: dict[str, Any], constants: list[np.ndarray]) -> nn.Module:
-    if node["op"] == "AddV2":
-        return _Add(*constants)
-    if node["op"] == "ResizeBilinear":
-        return nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
-    if node["op"] not in ("_FusedConv2D", "FusedDepthwiseConv2dNative", "DepthwiseConv2dNative"):
-        raise ValueError(f"graph node {node['name']} is a {node['op']}, which is unknown here; wrong model file?")
-    return _Conv(node, *constants)
-
-
-class _Add(nn.Module):
-    """Sum of two maps, or of a map and a constant for each channel."""
-
-    constant: Tensor | None
-
-    def __init__(self, constant: np.ndarray | None = None) -> None:
-        super().__init__()
-        self.register_buffer("constant", None if constant is None else _tensor(constant.reshape(-1, 1, 1)))
-
-    def forward(self, a: Tensor, b: Tensor | None = None) -> Tensor:
-        other = self.constant if b is None else b
-        return a if other is None else a + other
-
-
-class _Conv(nn.Module):
-    """TF convolution: "SAME" padding, dense or depthwise, with an optional bias and ReLU."""
-
-    weight: Tensor
-    bias: Tensor | None
-
-    def __init__(self, node: dict[str, Any], kernel: np.ndarray, bias: np.ndarray | None = None) -> None:
-        super().__init__()
-        attributes = node["attr"]
-
-        def integers(key: str) -> list[int]:
-            return [int(i) for i in attributes.get(key, {}).get("list", {}).get("i", [1, 1, 1, 1])][1:3]
-
-        self.stride, self.dilation = integers("strides"), integers("dilations")
-        # TF puts the odd pixel of "SAME" padding right and below. Sides are multiples of 32, hence even wherever
-        # the stride is 2, so the padding is known without looking at the input; and an empty first row or column
-        # of the kernel makes it alike on both sides, which spares a copy of the map (15 % of the time).
-        same = base64.b64decode(attributes["padding"]["s"]) == b"SAME"
-        sides = zip(kernel.shape[:2], self.stride, self.dilation, strict=True)
-        padding = [max((k - 1) * d + 1 - s, 0) if same else 0 for k, s, d in sides]
-        self.padding = [-(-total // 2) for total in padding]
-        kernel = np.pad(kernel, [(total % 2, 0) for total in padding] + [(0, 0), (0, 0)])
-        depthwise = "Depthwise" in node["op"]
-        self.groups = kernel.shape[2] if depthwise else 1
-        self.register_buffer("weight", _tensor(kernel.transpose((2, 3, 0, 1) if depthwise else (3, 2, 0, 1))))
-        self.register_buffer("bias", None if bias is None else _tensor(bias))
-        fused = {base64.b64decode(s) for s in attributes.get("fused_ops", {}).get("list", {}).get("s", [])}
-        self.relu6, self.relu = b"Relu6" in fused, b"Relu" in fused
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
-        return F.relu6(x) if self.relu6 else F.relu(x) if self.relu else x
-
-
-def _tensor(array: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array))
-
-
-def read_graph(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Read a TF.js graph model.
-
-    Args:
-        path: the .json file; its .bin files lie beside it.
-
-    Returns:
-        Nodes by name, and constants by name as float32 or int32 arrays.
-
-    Raises:
-        ValueError: the .bin file has not the length the .json describes.
-    """
-    graph, weights = json.loads(path.read_text()), {}
-    for group in graph["weightsManifest"]:
-        blob, start = b"".join((path.parent / name).read_bytes() for name in group["paths"]), 0
-        for entry in group["weights"]:
-            stored = np.dtype(entry.get("quantization", {}).get("dtype", entry["dtype"]))  # float16 for float32
-            count = int(np.prod(entry["shape"]))
-            values = np.frombuffer(blob, stored, count, start)
-            weights[entry["name"]] = values.astype(entry["dtype"]).reshape(entry["shape"])
-            start += count * stored.itemsize
-        if start != len(blob):
-            raise ValueError(f"{path}: describes {start} bytes, its .bin has {len(blob)}; fetch both again")
-    return {node["name"]: node for node in graph["modelTopology"]["node"]}, weights
-
-
-def onnx_models() -> MoveNet:
-    """Give both networks as ONNX; exported once (some 2 s), then read from the cache beside the weights.
+def network(name: str) -> Network:
+    """Give one of MoveNet's networks: its graph, and the same as ONNX (exported once, some 2 s, and then cached).
 
     Raises:
         WeightsError: as `posec3d.weights.movenet_files`.
     """
+    parts = f"{name}.json", f"{name}.bin"
+    digest = hashlib.sha256("".join(FILES[part][1] for part in parts).encode()).hexdigest()[:8]
+    paths = movenet_files()
+    graph, weights = (paths[part].read_bytes() for part in parts)
     folder = movenet_folder()
-    key = f"{DIGEST}-v{_EXPORT_VERSION}.onnx"
-    detector, pose = folder / f"boxes-{key}", folder / f"pose-{key}"
-    if not (detector.exists() and pose.exists()):
-        files = movenet_files()
+    exported = folder / f"{name}-{digest}-v{_EXPORT_VERSION}.onnx"
+    if not exported.exists():
         try:
             with FileLock(folder / ".export.lock"):
-                _export_once(MoveNetBoxes(files["movenet-multipose.json"]), detector)
-                _export_once(MoveNetPose(files["movenet-thunder.json"]), pose)
+                if not exported.exists():  # another process may have been faster
+                    _export(name, graph, weights, exported)
         except OSError as error:
             raise WeightsError(
-                f"cannot write the exported networks into {folder}: {error}. Free 100 MB there, or let "
+                f"cannot write the exported network into {folder}: {error}. Free 100 MB there, or let "
                 "POSEC3D_CACHE name another folder"
             ) from error
-    return MoveNet(detector.read_bytes(), pose.read_bytes(), DIGEST)
+    return Network(name, digest, {"graph.json": graph, "weights.bin": weights, "model.onnx": exported.read_bytes()})
 
 
-def _export_once(module: nn.Module, target: Path) -> None:
-    if target.exists():  # another process was faster
-        return
-    example = torch.zeros(1, CROP_SIZE, CROP_SIZE, 3, dtype=torch.uint8)
-    free = {0: "b"} if isinstance(module, MoveNetPose) else {0: "b", 1: "h", 2: "w"}
+def _export(name: str, graph: bytes, weights: bytes, target: Path) -> None:
+    from posec3d import movenet_torch
+
+    kind = movenet_torch.PoseNet if name in POSE else movenet_torch.BoxNet
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as temporary:
         part = Path(temporary) / target.name
-        with warnings.catch_warnings():
-            # The exporter warns that it is old; the newer one needs another package and does no better here.
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                module.eval(), (example,), str(part), input_names=["images"], output_names=["people"],
-                dynamic_axes={"images": free, "people": {0: "b"}}, opset_version=17, dynamo=False,
-            )  # fmt: skip
+        movenet_torch.export(kind(graph, weights), part)
         os.replace(part, target)
+
+
+class MoveNetPose:
+    """MoveNet Thunder or Lightning: crops -> 17 COCO keypoints; a `posec3d.pose.PoseEstimator`.
+
+    Args:
+        network: from `network`.
+        device: "cpu" is onnxruntime, which takes crops one by one (on one thread 8 are 5 to 10 % slower each, on two
+            it is the same); "cuda" is torch in half precision, in batches as large as pay.
+        threads: CPU threads the network may use.
+    """
+
+    skeleton = "coco17"
+
+    def __init__(self, network: Network, device: str = "cpu", *, threads: int = 1) -> None:
+        self.name = str(network)
+        side = _CROP_SIDES[network.name]
+        self.crop = Crop(side, side)
+        self.map_size = side // 4, side // 4
+        self._run = _runner(network, device, threads)
+        self.batch = best_batch(lambda n: self._run(np.zeros((n, side, side, 3), np.uint8))) if device != "cpu" else 1
+
+    def estimate(self, crops: np.ndarray) -> np.ndarray:
+        """Crops (B, S, S, 3) uint8 RGB -> (B, 17, 3) float32 x y score, in crop pixels."""
+        return self._outputs(crops, ["people"])[0]
+
+    def heatmaps(self, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Crops (B, S, S, 3) -> keypoints as `estimate`, and the network's own heatmaps (B, 17, S / 4, S / 4)."""
+        people, heatmaps = self._outputs(crops, ["people", "heatmaps"])
+        return people, heatmaps
+
+    def _outputs(self, crops: np.ndarray, outputs: list[str]) -> list[np.ndarray]:
+        if not len(crops):
+            shapes = {"people": (0, 17, 3), "heatmaps": (0, 17, *self.map_size)}
+            return [np.zeros(shapes[name], np.float32) for name in outputs]
+        runs = [self._run(crops[i : i + self.batch], outputs) for i in range(0, len(crops), self.batch)]
+        return [np.concatenate(parts) for parts in zip(*runs, strict=True)]
+
+
+class MoveNetBoxes:
+    """MoveNet MultiPose: frames -> person boxes; a `posec3d.pose.Detector`. Arguments as `MoveNetPose`."""
+
+    def __init__(self, network: Network, device: str = "cpu", *, threads: int = 1) -> None:
+        self.name = str(network)
+        self._run = _runner(network, device, threads)
+        self._batch = 1 if device == "cpu" else 64
+
+    def detect(self, frames: np.ndarray) -> list[np.ndarray]:
+        """Find people.
+
+        Args:
+            frames: (B, H, W, 3) uint8 RGB.
+
+        Returns:
+            For each frame (n, 5) float32: x1 y1 x2 y2 in frame pixels, score in 0..1; best first.
+        """
+        height, width = frames.shape[1:3]
+        scale = _DETECTOR_SIDE / max(height, width)
+        small_height, small_width = max(round(height * scale), 1), max(round(width * scale), 1)
+        shrinks = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        images = np.zeros((len(frames), -(-small_height // 32) * 32, -(-small_width // 32) * 32, 3), np.uint8)
+        for image, frame in zip(images, frames, strict=True):
+            image[:small_height, :small_width] = cv2.resize(frame, (small_width, small_height), interpolation=shrinks)
+        runs = [self._run(images[i : i + self._batch], ["people"])[0] for i in range(0, len(images), self._batch)]
+        found = np.concatenate(runs)
+        # Pixel centres are whole numbers on both sides; cv2.resize keeps edges, hence the halves.
+        grow = np.tile((width / small_width, height / small_height), 2).astype(np.float32)
+        found[..., :4] = (found[..., :4] + 0.5) * grow - 0.5
+        return [suppress(boxes[boxes[:, 4] >= MIN_BOX_SCORE], MAX_BOX_IOU) for boxes in found]
+
+
+def _runner(network: Network, device: str, threads: int) -> Callable[..., list[np.ndarray]]:
+    """A function images (B, H, W, 3) uint8, names of outputs -> their float32 arrays."""
+    return _onnx(network.files["model.onnx"], threads) if device == "cpu" else _torch(network, device)
+
+
+def _onnx(model: bytes, threads: int) -> Callable[..., list[np.ndarray]]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Workers share the cores: a thread that waits must not burn one.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    def run(images: np.ndarray, outputs: list[str]) -> list[np.ndarray]:
+        return session.run(outputs, {"images": images})
+
+    return run
+
+
+def _torch(network: Network, device: str) -> Callable[..., list[np.ndarray]]:
+    import torch
+
+    from posec3d import movenet_torch
+
+    kind: Any = movenet_torch.PoseNet if network.name in POSE else movenet_torch.BoxNet
+    model = kind(network.files["graph.json"], network.files["weights.bin"]).eval().to(device)
+    model = model.to(memory_format=torch.channels_last)
+
+    def run(images: np.ndarray, outputs: list[str] | None = None) -> list[np.ndarray]:
+        with torch.inference_mode(), torch.autocast(device, torch.float16, enabled=device == "cuda"):
+            answer = model(torch.from_numpy(images).to(device, non_blocking=True))
+        answers = answer if isinstance(answer, tuple) else (answer,)
+        return [a.float().cpu().numpy() for a in answers[: len(outputs or ["people"])]]
+
+    return run

@@ -17,7 +17,7 @@ from posec3d.skeletons import skeleton
 from posec3d.table import Clip
 
 if TYPE_CHECKING:
-    from posec3d.pose import PoseEstimator
+    from posec3d.pose import Detector, PoseEstimator
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -55,7 +55,7 @@ class Result:
         label = f"{name} {probability:.0%}" if self.clip.num_persons else "nobody found"
         body = skeleton(self.clip.skeleton)
         first, last = self.clip.start_frame, self.clip.start_frame + self.clip.num_frames
-        with open_video(self.clip.video) as video:
+        with open_video(self.clip.video, fps=self.clip.fps or None) as video:
             frames = (
                 draw.caption(
                     draw.skeleton_overlay(frame, self.clip.keypoints[:, t], self.clip.scores[:, t], body),
@@ -158,17 +158,18 @@ class Recognizer:
         return Result(clip, self.labels, scores, volume[0].numpy())
 
     @cached_property
-    def estimator(self) -> "PoseEstimator":
-        """Finds the poses in a video; made on first use, fetching the weights if need be."""
-        from posec3d.movenet import onnx_models
-        from posec3d.pose import PoseEstimator
+    def networks(self) -> "tuple[Detector, PoseEstimator]":
+        """Find the poses in a video: the default networks, made on first use, fetching the weights if need be."""
+        from posec3d import estimators
 
-        return PoseEstimator(onnx_models(), threads=torch.get_num_threads())
+        threads = torch.get_num_threads()
+        detector, pose = (estimators.network(name) for name in (estimators.DETECTORS[0], estimators.POSES[0]))
+        return estimators.detector(detector, threads=threads), estimators.estimator(pose, threads=threads)
 
     def _poses(self, uri: str) -> Clip:
         from posec3d.pose import extract_poses
 
-        return extract_poses(uri, self.estimator)
+        return extract_poses(uri, *self.networks).clip
 
 
 def load(run_or_checkpoint: str | Path, device: torch.device | str = "cpu") -> Recognizer:

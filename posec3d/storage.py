@@ -1,10 +1,52 @@
 """Storage: bytes -> a file at any fsspec URI, whole or not at all."""
 
+import contextlib
+import json
+import logging
 import os
+import socket
+import threading
+import time
 import uuid
+from collections.abc import Iterator
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+
+log = logging.getLogger(__name__)
+
+_CREDENTIALS = (
+    "On S3 credentials are looked for in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, in the profile "
+    "that AWS_PROFILE names, and in the role of the machine; on a cluster every node needs them"
+)
+# A request S3 refuses because it is busy is tried again for two minutes or so; botocore's default gives up after some
+# seconds, and with it a job of many hours. Set here, before any file system is made; a user's own setting stays.
+fsspec.config.conf.setdefault("s3", {}).setdefault(
+    "config_kwargs", {"retries": {"mode": "standard", "max_attempts": 12}}
+)
+
+LEASE_SECONDS = 120.0
+"""A lease that was not renewed for so long is its owner's no more; the clocks of two owners must agree to a minute."""
+
+
+@contextlib.contextmanager
+def reaching(uri: str) -> Iterator[None]:
+    """Say of what a storage refuses which URI it was, and what to do; object stores' own messages do not.
+
+    Raises:
+        PermissionError: access denied, or no credentials.
+        FileNotFoundError: no such bucket.
+    """
+    try:
+        yield
+    except PermissionError as error:
+        raise PermissionError(f"{uri}: access denied ({error}). {_CREDENTIALS}") from error
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{uri}: {error}") from error
+    except Exception as error:
+        if "Credentials" in type(error).__name__:  # botocore's errors are no OSErrors, and it may not be there
+            raise PermissionError(f"{uri}: {error}. {_CREDENTIALS}") from error
+        raise
 
 
 def write_whole(uri: str, data: bytes) -> None:
@@ -19,7 +61,8 @@ def write_whole(uri: str, data: bytes) -> None:
     """
     fs, path = fsspec.url_to_fs(uri)
     if not isinstance(fs, LocalFileSystem):
-        fs.pipe_file(path, data)
+        with reaching(uri):
+            fs.pipe_file(path, data)
         return
     os.makedirs(os.path.dirname(path), exist_ok=True)
     part = f"{path}.{uuid.uuid4().hex}.part"
@@ -40,3 +83,60 @@ def read_whole(uri: str) -> bytes | None:
         return bytes(fs.cat_file(path))
     except FileNotFoundError:
         return None
+
+
+class Leased(Exception):
+    """Somebody else holds a lease; the message says who, and since when."""
+
+
+@contextlib.contextmanager
+def lease(uri: str) -> Iterator[None]:
+    """Hold the only right to something on an object store, as long as this process lives and reaches the store.
+
+    The lease is a file that is made only if there is none (S3 does that in one step) and renewed by a thread.
+
+    Args:
+        uri: of that file.
+
+    Raises:
+        Leased: another process holds it.
+    """
+    fs, path = fsspec.url_to_fs(uri)
+    me = f"{socket.gethostname()}, process {os.getpid()}, {uuid.uuid4().hex[:8]}"
+
+    def content() -> bytes:
+        return json.dumps({"owner": me, "renewed": time.time()}).encode()
+
+    for _ in range(2):
+        try:
+            with reaching(uri):
+                fs.pipe_file(path, content(), mode="create")
+            break
+        except FileExistsError:
+            fs.invalidate_cache()
+            held = json.loads(read_whole(uri) or b"{}")
+            age = time.time() - held.get("renewed", 0)
+            if age < LEASE_SECONDS:
+                raise Leased(f"{held.get('owner')} holds {uri}, renewed {age:.0f} s ago") from None
+            with contextlib.suppress(FileNotFoundError):  # its owner died
+                fs.rm_file(path)
+    else:
+        raise Leased(f"another process took {uri} just now")
+    ended = threading.Event()
+
+    def renew() -> None:
+        while not ended.wait(LEASE_SECONDS / 4):
+            try:
+                fs.pipe_file(path, content())
+            except Exception as error:  # the store may come back before the lease ends
+                log.warning("cannot renew %s: %s", uri, error)
+
+    thread = threading.Thread(target=renew, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        with contextlib.suppress(FileNotFoundError):
+            fs.rm_file(path)

@@ -226,6 +226,14 @@ def data_files(uri: str) -> list[str]:
     return sorted(fs.unstrip_protocol(path) for path in files)
 
 
+def size(uri: str) -> int:
+    """Bytes of a table's data files; 0 if there is no table."""
+    fs, root = fsspec.url_to_fs(uri)
+    if not fs.exists(root):
+        return 0
+    return sum(file["size"] for file in fs.ls(root, detail=True) if file["name"].endswith(".parquet"))
+
+
 def open_file(path: str) -> pq.ParquetFile:
     """Open one data file and check the version of its schema.
 

@@ -1,9 +1,18 @@
-"""Video -> frames: whatever FFmpeg reads, decoded by PyAV; and the way back, frames -> an H.264 file."""
+"""Video -> frames: whatever FFmpeg reads, decoded by PyAV; and the way back, frames -> an H.264 file.
+
+A long video is taken in pieces: `segments` says where to cut, `open_video` gives the frames of one piece. To which
+piece a frame belongs is a matter of its time alone, so that pieces side by side give every frame once.
+"""
 
 import contextlib
+import heapq
+import itertools
 import logging
+import math
 import os
 import uuid
+from bisect import bisect_left
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,6 +30,38 @@ log = logging.getLogger(__name__)
 
 _MATRIX = av.sidedata.sidedata.Type.DISPLAYMATRIX
 
+_MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
+
+_SEEKABLE = {_MP4, "matroska,webm", "avi", "flv"}
+"""Formats in which a seek ends at a keyframe whose time is right."""
+
+_READABLE = {"mpegts", "mpeg"}
+"""Formats whose times are right only when read from the start: what lies before a piece is read, but not decoded."""
+
+_STEPS_BACK_S = (0, 1, 10, 100)
+"""A seek that ended too late, or where decoding cannot begin, is tried again from so much further back."""
+
+_MAX_HELD_BYTES = 64 * 2**20
+"""Of packets, while reading on for a later keyframe."""
+
+_MAX_JUMP_S = 10
+"""A longer step means that two streams were joined there; the ffmpeg tool uses the same threshold."""
+
+_MAX_REORDER = 8
+"""Frames between order of coding and order of display, where the file does not tell."""
+
+_NOISE_S = 1e-6
+"""More than the rounding of times as floats, less than a tick of any clock."""
+
+_LAST_S = 1e-3
+"""Matroska rounds times to a millisecond: that must not cost a resampled video its last frame."""
+
+_SAME_RATE = 1.0005
+"""Rates so close are one rate: 29.97 is not 30, but what FFmpeg estimates as 30.01 is."""
+
+_BLOCK_BYTES = 4 * 2**20
+"""Fetched at a time from an object store; s3fs would fetch 50 MB after every seek."""
+
 
 class VideoError(ValueError):
     """A file that cannot be read as a video; the message names the file and the cause."""
@@ -35,15 +76,79 @@ class VideoInfo:
     width: int
     """Pixels, after rotation."""
     fps: float
-    """Average frames per second; 0 when unknown."""
+    """Average frames per second that iteration gives; 0 when unknown."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A piece of a video, as `segments` cuts it and `open_video` reads it."""
+
+    start_s: float
+    """Seconds since the video's first frame."""
+    end_s: float | None
+    """Where the next piece starts; None for the last one."""
+    start_frame: int
+    """How many frames the pieces before it have."""
+    num_frames: int
 
 
 class Video:
     """An open video: `.info`, and one pass over (timestamp_s, frame). Made by `open_video`."""
 
-    def __init__(self, uri: str | os.PathLike[str], *, threads: int = 1) -> None:
+    def __init__(
+        self,
+        uri: str | os.PathLike[str],
+        *,
+        start_s: float = 0.0,
+        end_s: float | None = None,
+        fps: float | None = None,
+        threads: int = 1,
+    ) -> None:
         """Open the file and decode its first frame; see `open_video`."""
         self.uri = os.fspath(uri)
+        self._start_s, self._end_s, self._threads = start_s, math.inf if end_s is None else end_s, threads
+        if not 0 <= self._start_s < self._end_s:
+            raise ValueError(f"{self.uri}: wanted 0 <= start_s < end_s, got start_s {start_s} and end_s {end_s}")
+        if fps is not None and not 0 < fps < math.inf:
+            raise ValueError(f"{self.uri}: fps must be positive, got {fps}")
+        self._taken = False
+        self._open()
+        own = float(self._stream.average_rate or 0)
+        self._fps = fps if fps and not 0 < own <= fps * _SAME_RATE else None
+        height, width = self._size[::-1] if not self._orientation[0] else self._size
+        self.info = VideoInfo(height, width, self._fps or own)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
+        """Yield (timestamp_s, frame): seconds since the video's first frame, and (H, W, 3) uint8 RGB, upright."""
+        if self._taken:
+            raise RuntimeError(f"{self.uri}: a Video gives its frames once; open it again for a second pass")
+        self._taken = True
+        for time, frame in self._chosen():
+            # The size is given because some streams change it half-way: keypoints need one pixel frame.
+            pixels = frame.to_ndarray(format="rgb24", width=self._size[0], height=self._size[1])
+            transpose, flip_x, flip_y = self._orientation
+            pixels = pixels.transpose(1, 0, 2) if transpose else pixels
+            yield time, np.ascontiguousarray(pixels[:: -1 if flip_y else 1, :: -1 if flip_x else 1])
+        announced = self._stream.frames if (self._start_s, self._end_s) == (0, math.inf) else 0
+        if announced and self._format == _MP4:  # without what an edit list hides
+            announced = sum(not entry.is_discard for entry in self._stream.index_entries)
+        # Some writers count a few frames too many; a cut-off file lacks many.
+        if self._num_bad or self._num_repeated or self._num_decoded < 0.95 * announced:
+            log.warning(
+                "%s: truncated or damaged: %d frames decoded, %s announced, %d packets unreadable, %d frames repeated",
+                self.uri, self._num_decoded, announced or "none", self._num_bad, self._num_repeated,
+            )  # fmt: skip
+
+    def _open(self) -> None:
+        """Open the file, and read it up to its first frame."""
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(_open_file(self.uri))
             try:
@@ -57,79 +162,206 @@ class Video:
             self._stream = streams[0]
             if self._stream.codec_context is None:
                 raise VideoError(f"{self.uri}: this FFmpeg build has no decoder for its video stream")
-            self._stream.codec_context.thread_count = threads
+            self._stream.codec_context.thread_count = self._threads
             self._stream.thread_type = "AUTO"
-            self._bad_packets = 0
-            self._decoded = self._decode()
-            self._first = next(self._decoded, None)
-            if self._first is None:
+            self._format = self._container.format.name
+            self._tick_s = float(self._stream.time_base or 1)
+            rate = float(self._stream.average_rate or 25)  # 25: where there are neither times nor a rate
+            self._step = max(1, round(1 / rate / self._tick_s))
+            self._num_decoded = self._num_repeated = self._num_bad = 0
+            self._opening: list[av.Packet] = []
+            self._opened = self._has_times = self._exact = False
+            self._packets = self._demux()
+            frames = self._decode(self._packets)
+            first = next(frames, None)
+            if first is None:
                 raise VideoError(f"{self.uri}: a video stream, but not one frame can be decoded")
-            self._size = self._first.width, self._first.height
+            self._origin, frame = first
+            self._frames = itertools.chain([first], frames)
+            self._opened = True
+            self._has_times = self._say_when_shown(self._opening)
+            # A packet is a frame; but the two fields of an interlaced one may be packets of their own.
+            self._exact = self._has_times and self._format in _SEEKABLE and not frame.interlaced_frame
+            self._size = frame.width, frame.height
             # Of the first frame only: side data and frame refer to each other, and wait for the garbage collector.
-            self._orientation = _orientation(self._first)
-            height, width = self._size[::-1] if not self._orientation[0] else self._size
-            rate = self._stream.average_rate
-            self.info = VideoInfo(height, width, float(rate) if rate else 0.0)
+            self._orientation = _orientation(frame)
             self._stack = stack.pop_all()
 
-    def __enter__(self) -> Self:
-        return self
+    def _say_when_shown(self, packets: list[av.Packet]) -> bool:
+        """Whether packets say when their frame is shown, and not only when it is decoded."""
+        codec = self._stream.codec_context
+        if any(packet.pts is None for packet in packets if packet.size):
+            return False
+        if not codec.has_b_frames:
+            return True
+        # AVI has no such times, FFmpeg guesses; DivX packs two frames into a packet and leaves the next one empty;
+        # some writers of MP4 give the times of decoding in their place.
+        return self._format != "avi" and codec.name != "mpeg4" and any(p.pts != p.dts for p in packets)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.close()
-
-    def __iter__(self) -> Iterator[tuple[float, np.ndarray]]:
-        """Yield (timestamp_s, frame): seconds since the first frame, and (H, W, 3) uint8 RGB, upright."""
-        if self._first is None:
-            raise RuntimeError(f"{self.uri}: a Video gives its frames once; open it again for a second pass")
-        first, self._first = self._first, None
-        step = 1 / self.info.fps if self.info.fps else 0.04  # only where the container has no timestamps
-        start, time, count = first.time or 0.0, -step, 0
-        for frame in _chain(first, self._decoded):
-            stamp = time if frame.time is None else frame.time - start
-            # Frames come in the right order, but packed B frames in an AVI carry each other's timestamps.
-            time = stamp if stamp > time else time + step
-            # The size is given because some streams change it half-way: keypoints need one pixel frame.
-            pixels = frame.to_ndarray(format="rgb24", width=self._size[0], height=self._size[1])
-            count += 1
-            transpose, flip_x, flip_y = self._orientation
-            pixels = pixels.transpose(1, 0, 2) if transpose else pixels
-            yield time, np.ascontiguousarray(pixels[:: -1 if flip_y else 1, :: -1 if flip_x else 1])
-        announced = self._stream.frames
-        # Edit lists hide a few frames of sound files; a cut-off file lacks many.
-        if self._bad_packets or count < 0.95 * announced:
-            log.warning(
-                "%s: truncated or damaged: %d frames decoded, %s announced, %d packets unreadable",
-                self.uri, count, announced or "none", self._bad_packets,
-            )  # fmt: skip
-
-    def _decode(self) -> Iterator[av.VideoFrame]:
+    def _demux(self) -> Iterator[av.Packet]:
+        """Give the stream's packets up to the end, or to where the file is cut off."""
         packets = self._container.demux(self._stream)
+        shift, last = 0, None
         while True:
             try:
                 packet = next(packets, None)
             except FFmpegError:  # a cut-off container: what came so far is what there is
-                self._bad_packets += 1
-                packet = None
-            try:
-                yield from self._stream.decode(packet)
-            except FFmpegError as error:
-                # A decoder that was flushed twice reports the end of the stream, which is no damage.
-                self._bad_packets += not isinstance(error, av.error.EOFError)
+                self._num_bad += 1
+                return
             if packet is None:
                 return
+            if self._format in _READABLE and packet.dts is not None:
+                if last is not None and not 0 <= packet.dts + shift - last <= _MAX_JUMP_S / self._tick_s:
+                    shift = last + self._step - packet.dts
+                last = packet.dts = packet.dts + shift
+                if packet.pts is not None:
+                    packet.pts += shift
+            if not self._opened:
+                self._opening.append(packet)
+            yield packet
+
+    def _decode(self, packets: Iterable[av.Packet]) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Give (time in ticks, frame) in the decoder's order; in exact files a lost frame is the one before it."""
+        due: list[int] = []
+        shown: av.VideoFrame | None = None
+        time = -self._step
+        for packet in itertools.chain(packets, [None]):
+            if packet is not None and (shown_at := self._shown_at(packet)) is not None:
+                heapq.heappush(due, shown_at)
+            for frame in self._frames_of(packet):
+                stamp = frame.pts if frame.pts is not None or self._has_times else frame.dts
+                time = time + self._step if stamp is None else stamp
+                while due and due[0] < time:
+                    lost = heapq.heappop(due)
+                    if self._exact and shown is not None:
+                        self._num_repeated += 1
+                        yield lost, shown
+                if due and due[0] == time:
+                    heapq.heappop(due)
+                elif self._exact:  # given up as lost before: damage also delays frames
+                    continue
+                self._num_decoded += 1
+                yield time, frame
+                shown = frame
+        while self._exact and shown is not None and due:
+            self._num_repeated += 1
+            yield heapq.heappop(due), shown
+
+    def _frames_of(self, packet: av.Packet | None) -> list[av.VideoFrame]:
+        """Decode one packet; None gets what the decoder still holds."""
+        if packet is not None and not packet.size:  # to the decoder it would mean the end
+            return []
+        try:
+            return self._stream.decode(packet)
+        except FFmpegError:
+            self._num_bad += 1
+            return []
+
+    def _shown_at(self, packet: av.Packet) -> int | None:
+        """Tell when the packet's frame is shown; None where it has none to show."""
+        # VP8 has frames that are only referred to, in packets of their own; a bit of the first byte says so.
+        hidden = self._stream.codec_context.name == "vp8" and packet.size and not memoryview(packet)[0] & 0x10
+        return None if hidden or packet.is_discard else packet.pts  # an edit list discards
+
+    def _approach(self, target: int) -> Iterator[Iterable[av.Packet]]:
+        """Give packets from a keyframe near and, as a rule, before the time `target` on, then from ones before it."""
+        if self._format in _READABLE:
+            yield _from_last_keyframe(itertools.chain(self._opening, self._packets), target)
+            return
+        for back_s in _STEPS_BACK_S:
+            try:
+                self._container.seek(target - round(back_s / self._tick_s), stream=self._stream)
+            except FFmpegError:  # no index, or a broken one
+                return
+            yield itertools.dropwhile(lambda packet: not packet.is_keyframe, self._demux())
+
+    def _reach(self) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Give (time in ticks, frame) from a keyframe at or before `start_s` on, at worst from the first frame."""
+        if self._start_s and self._has_times and self._format in _SEEKABLE | _READABLE:
+            target = self._origin + round(self._start_s / self._tick_s)
+            for packets in self._approach(target):
+                self._stream.codec_context.flush_buffers()
+                frames = self._decode(packets)
+                time, frame = next(frames, (0, None))
+                if frame is not None and frame.key_frame and time <= target:
+                    yield time, frame
+                    yield from frames
+                    return
+            self._stack.close()
+            self._open()
+        yield from self._frames
+
+    def _in_time(self) -> Iterator[tuple[float, av.VideoFrame]]:
+        """Give (seconds since the video's first frame, frame), ascending, from at or before `start_s` on."""
+        frames = self._reach()
+        for time, frame in frames if self._has_times else _in_order(frames):
+            yield max(0, time - self._origin) * self._tick_s, frame
+
+    def _chosen(self) -> Iterator[tuple[float, av.VideoFrame]]:
+        """Give the frames that were asked for."""
+        if self._fps:
+            yield from _resample(self._in_time(), self._fps, self._start_s, self._end_s)
+            return
+        for time, frame in self._in_time():
+            if time >= self._end_s - _NOISE_S:
+                return
+            if time >= self._start_s - _NOISE_S:
+                yield time, frame
+
+    def _times(self) -> list[float]:
+        """Find the times of all frames, ascending, without decoding where the file is exact."""
+        if not self._exact:
+            return [time for time, _ in self._in_time()]
+        times = self._times_from_index() or self._shown_times(itertools.chain(self._opening, self._packets))
+        return [(time - self._origin) * self._tick_s for time in times if time >= self._origin]
+
+    def _times_from_index(self) -> list[int] | None:
+        """Find the times of all frames in an MP4's index; None where it alone does not tell."""
+        coded = [entry.timestamp for entry in self._stream.index_entries] if self._format == _MP4 else []
+        steps = {after - before for before, after in itertools.pairwise(coded)}
+        if len(steps) != 1 or len(coded) != self._stream.frames:
+            return None
+        # At a constant rate the order of coding does not matter. The end is read, as the file may be cut off there,
+        # go on in fragments, or hide frames by an edit list.
+        times = [self._origin + number * step for step in steps for number in range(len(coded))]
+        tail = self._shown_times(next(self._approach(times[-1]), []))
+        if tail and tail == times[-len(tail) :]:
+            return times
+        self._stack.close()
+        self._open()
+        return None
+
+    def _shown_times(self, packets: Iterable[av.Packet]) -> list[int]:
+        """Find when packets are shown, ascending."""
+        return sorted(time for packet in packets if (time := self._shown_at(packet)) is not None)
 
 
-def open_video(uri: str | os.PathLike[str], *, threads: int = 1) -> Video:
+def open_video(
+    uri: str | os.PathLike[str],
+    *,
+    start_s: float = 0.0,
+    end_s: float | None = None,
+    fps: float | None = None,
+    threads: int = 1,
+) -> Video:
     """Open a video; iterate it once for its frames and close it (a context manager).
 
     Rotation and mirroring in the container's display matrix are applied, timestamps are the container's own
     (a variable frame rate is kept), and a truncated file gives the frames it has, with a warning in the log.
+    Memory does not grow with the length of the video.
+
+    A later piece is reached by a seek in MP4, Matroska, AVI and FLV, and by reading in MPEG-TS and MPEG-PS; other
+    formats, MPEG-4 part 2 (DivX) and AVI with B-frames lack dependable timestamps: all before the piece is decoded.
+    Where pieces are reached by a seek, a frame that cannot be decoded is replaced by the one before it, so that the
+    frames after it keep their number; elsewhere it is left out. All other frames keep their time in any case.
 
     Args:
         uri: a local path, or any URI fsspec opens.
+        start_s: seconds since the video's first frame; the first frame given is not earlier.
+        end_s: exclusive; None is the end of the video.
+        fps: > 0; resample to this rate: frame k is the one nearest to the time k / fps, which is its timestamp, and
+            those with k / fps in [start_s, end_s) are given. A video whose average rate is not higher keeps its own
+            frames and times.
         threads: decoder threads; 1 because the workers are many.
 
     Returns:
@@ -137,9 +369,52 @@ def open_video(uri: str | os.PathLike[str], *, threads: int = 1) -> Video:
 
     Raises:
         VideoError: no such file, an empty file, not a video, no video stream, or no decodable frame.
+        ValueError: start_s is negative or not before end_s, or fps is not positive.
         OSError: while iterating, when reading the file fails for a reason other than its content.
     """
-    return Video(uri, threads=threads)
+    return Video(uri, start_s=start_s, end_s=end_s, fps=fps, threads=threads)
+
+
+def segments(uri: str | os.PathLike[str], seconds: float, fps: float | None = None) -> list[Segment]:
+    """Cut a video into equal pieces, and count the frames of each.
+
+    The index of an MP4 of constant frame rate tells enough; other files that `open_video` seeks in are read as a whole,
+    but not decoded; the rest is decoded, as are interlaced videos.
+
+    Args:
+        uri: a local path, or any URI fsspec opens.
+        seconds: > 0, length of a piece; the last one is up to half longer or shorter. `math.inf` gives one piece, whose
+            `num_frames` are those of the video.
+        fps: as for `open_video`: the pieces are counted in resampled frames.
+
+    Returns:
+        The pieces in order, at least one, none without frames: iterating
+        `open_video(uri, start_s=piece.start_s, end_s=piece.end_s, fps=fps)` gives `piece.num_frames` frames.
+
+    Raises:
+        VideoError: as for `open_video`.
+        ValueError: seconds or fps is not positive.
+    """
+    if not seconds > 0:
+        raise ValueError(f"{os.fspath(uri)}: seconds must be positive, got {seconds}")
+    with open_video(uri, fps=fps) as video:
+        times, own, rate = video._times(), float(video._stream.average_rate or 0), video._fps
+
+    def frames_before(time_s: float) -> int:
+        return _first_at(time_s, rate) if rate else bisect_left(times, time_s - _NOISE_S)
+
+    length = times[-1] + (1 / own if own else 0)
+    num_frames = frames_before(times[-1] + _LAST_S)
+    # By number of frames before: where a piece would be empty, the one before it is longer.
+    cuts = {0: 0.0} | {
+        frames_before(i * seconds): float(i * seconds) for i in range(1, math.floor(length / seconds + 0.5))
+    }
+    starts = [(number, cut) for number, cut in cuts.items() if number < num_frames]
+    ends: list[tuple[int, float | None]] = [*starts[1:], (num_frames, None)]
+    return [
+        Segment(start_s, end_s, number, after - number)
+        for (number, start_s), (after, end_s) in zip(starts, ends, strict=True)
+    ]
 
 
 def write_video(path: str | os.PathLike[str], frames: Iterable[np.ndarray], fps: float, *, threads: int = 1) -> None:
@@ -187,7 +462,11 @@ def write_video(path: str | os.PathLike[str], frames: Iterable[np.ndarray], fps:
 def _open_file(uri: str) -> IO[bytes]:
     """Open for reading; always a file object, as FFmpeg would take a colon in a name for a protocol."""
     try:
-        file: Any = fsspec.open(uri, "rb").open() if "://" in uri else Path(uri).open("rb")
+        if "://" in uri:
+            filesystem, path = fsspec.url_to_fs(uri)
+            file: Any = filesystem.open(path, "rb", block_size=_BLOCK_BYTES)
+        else:
+            file = Path(uri).open("rb")
     except FileNotFoundError as error:
         raise VideoError(f"{uri}: no such file") from error
     except (OSError, ValueError, ImportError) as error:  # the last two: fsspec lacks the protocol
@@ -199,14 +478,63 @@ def _open_file(uri: str) -> IO[bytes]:
     return file
 
 
+def _from_last_keyframe(packets: Iterator[av.Packet], target: int) -> Iterator[av.Packet]:
+    """Drop what comes before the last keyframe that is shown at `target` or before it."""
+    held: list[av.Packet] = []
+    size = 0
+    for packet in packets:
+        if packet.is_keyframe and packet.pts is not None and packet.pts <= target:
+            held, size = [], 0
+        held.append(packet)
+        size += packet.size
+        # No packet is shown before it is decoded: later keyframes are too late.
+        if size > _MAX_HELD_BYTES or (packet.dts is not None and packet.dts > target):
+            break
+    yield from held
+    del held
+    yield from packets
+
+
+def _in_order(frames: Iterable[tuple[int, av.VideoFrame]]) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Put times into order that frames brought along in order of coding; the frames are in order."""
+    times: list[int] = []
+    waiting: deque[av.VideoFrame] = deque()
+    for time, frame in frames:
+        heapq.heappush(times, time)
+        waiting.append(frame)
+        if len(waiting) > _MAX_REORDER:
+            yield heapq.heappop(times), waiting.popleft()
+    while waiting:
+        yield heapq.heappop(times), waiting.popleft()
+
+
+def _first_at(time_s: float, fps: float) -> int:
+    """Find the first k with k / fps at `time_s` or after it."""
+    return math.ceil((time_s - _NOISE_S) * fps)
+
+
+def _resample(
+    frames: Iterable[tuple[float, av.VideoFrame]], fps: float, start_s: float, end_s: float
+) -> Iterator[tuple[float, av.VideoFrame]]:
+    """Give for each k / fps in [start_s, end_s) the nearest of frames that ascend from at or before `start_s`."""
+    k, stop = _first_at(start_s, fps), math.inf if math.isinf(end_s) else _first_at(end_s, fps)
+    before: tuple[float, av.VideoFrame] | None = None
+    for time, frame in frames:
+        while k < stop and k / fps <= time:
+            is_nearer = before is None or time - k / fps < k / fps - before[0] - _NOISE_S
+            yield k / fps, (frame if before is None or is_nearer else before[1])
+            k += 1
+        if k >= stop:
+            return
+        before = time, frame
+    if before is not None:
+        while k < min(stop, _first_at(before[0] + _LAST_S, fps)):
+            yield k / fps, before[1]
+            k += 1
+
+
 def _is_cover_picture(stream: Any) -> bool:
     return "attached_pic" in stream.disposition.name if stream.disposition else False
-
-
-def _chain(first: av.VideoFrame, rest: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
-    yield first
-    del first  # a decoded 4K frame is 12 MB: do not hold it to the end
-    yield from rest
 
 
 def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:

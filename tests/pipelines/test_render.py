@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipelines import render
@@ -10,7 +11,9 @@ from posec3d import actors
 from posec3d.clips import ClipConfig, testing_clips
 from posec3d.config import HeatmapConfig
 from posec3d.heatmaps import joint_volumes
-from posec3d.table import Clip, read_table, write_table
+from posec3d.skeletons import COCO17
+from posec3d.stored import HEATMAPS, Heatmaps, heatmaps_row, heatmaps_uri, pack, stored_volumes
+from posec3d.table import Clip, read_table, write_file, write_table
 
 pytestmark = pytest.mark.ray
 CONFIG = ClipConfig(length=4, size=16, test_size=20)
@@ -88,6 +91,50 @@ def test_volumes_are_what_the_renderer_draws(table, ray_local):
     clip = next(c for c in read_table(table) if c.clip_id == "c5")
     xy, score = testing_clips(clip.keypoints, clip.scores, (240, 320), CONFIG, 2)
     np.testing.assert_allclose(rows["c5"]["volume"], joint_volumes(xy, score, (20, 20), sigma=1.0), atol=1e-7)
+
+
+def stored_maps(clip: Clip) -> Heatmaps:
+    rng = np.random.default_rng(len(clip.clip_id) + clip.num_persons)
+    regions = np.tile(np.array([100, 60, 90, 90], np.float32), (clip.num_persons, clip.num_frames, 1))
+    return Heatmaps(regions, [[pack(rng.random((17, 8, 8))) for _ in track] for track in regions], (8, 8))
+
+
+@pytest.fixture(scope="module")
+def table_with_maps(tmp_path_factory):
+    """Six clips in two files, one of them without people; their maps lie in other files, in another order."""
+    uri = str(tmp_path_factory.mktemp("stored"))
+    clips = [actor_clip(i, people=i % 3, label=None, label_name=None) for i in range(6)]
+    write_table(clips, uri, rows_per_file=3)
+    for few in (clips[4:], clips[3::-1]):
+        rows = [
+            {"clip_id": c.clip_id, "num_persons": c.num_persons, "num_frames": 6} | heatmaps_row(stored_maps(c))
+            for c in few
+        ]
+        write_file(pa.Table.from_pylist(rows, HEATMAPS), heatmaps_uri(uri))
+    return uri
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_volumes_of_stored_maps_are_each_clips_own(table_with_maps, ray_local, flipped):
+    made = render.volumes(table_with_maps, CONFIG, num_clips=2, flipped=flipped, stored=True).take_all()
+    rows = {r["clip_id"]: r for r in made}
+    clips = list(read_table(table_with_maps))
+    assert len(made) == len(clips) == len(rows) == 6
+    for clip in clips:
+        wanted = stored_volumes(clip, stored_maps(clip), CONFIG, 2)
+        if flipped:
+            wanted = wanted[:, list(COCO17.mirror), ..., ::-1]
+        np.testing.assert_array_equal(rows[clip.clip_id]["volume"], wanted)
+        assert rows[clip.clip_id]["label"] == -1 and wanted.any() == (clip.num_persons > 0)
+
+
+def test_a_clip_without_stored_maps_is_named_with_the_remedy(table, ray_local):
+    with pytest.raises(
+        ValueError, match=r"have no heatmaps in .*: c\d.*; make them with jobs.extract --store heatmaps"
+    ):
+        render.volumes(table, CONFIG, stored=True).take_all()
+    with pytest.raises(ValueError, match="stored maps are of joints"):
+        render.volumes(table, CONFIG, HeatmapConfig(kind="limb"), stored=True)
 
 
 def test_batches_keep_the_remainder_unless_they_are_shuffled(table, ray_local):

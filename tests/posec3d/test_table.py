@@ -175,27 +175,6 @@ def test_two_names_for_a_label_are_refused(tmp_path):
         tables.summary(str(tmp_path))
 
 
-@pytest.fixture
-def s3(monkeypatch):
-    """A real S3 server on this machine, with one bucket."""
-    import boto3
-    import fsspec
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    boto3.client("s3").create_bucket(Bucket="bucket")
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
-    yield "s3://bucket"
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
-    server.stop()
-
-
 def test_a_table_on_s3_is_appended_and_read(s3):
     write_table((make_clip(i) for i in range(3)), f"{s3}/a/table", rows_per_file=2)
     write_table([make_clip(3)], f"{s3}/a/table")

@@ -11,8 +11,9 @@ import onnxruntime
 import pytest
 import torch
 
-from posec3d.movenet import MoveNetBoxes, MoveNetPose, _Conv, onnx_models
-from posec3d.weights import movenet_files, movenet_folder
+from posec3d.movenet import network
+from posec3d.movenet_torch import BoxNet, PoseNet, _Conv
+from posec3d.weights import movenet_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,34 +25,38 @@ def blobs(*shape, seed):
     return np.stack([cv2.resize(image, shape[2:0:-1], interpolation=cv2.INTER_CUBIC) for image in coarse])
 
 
-def run(model, images):
-    return onnxruntime.InferenceSession(model).run(None, {"images": images})[0]
+def run(network, images):
+    return onnxruntime.InferenceSession(network.files["model.onnx"]).run(None, {"images": images})
 
 
 @pytest.fixture(scope="module")
 def pose(movenet):
-    return MoveNetPose(movenet_files()["movenet-thunder.json"])
+    return PoseNet(movenet[1].files["graph.json"], movenet[1].files["weights.bin"])
 
 
 @pytest.fixture(scope="module")
 def boxes(movenet):
-    return MoveNetBoxes(movenet_files()["movenet-multipose.json"])
+    return BoxNet(movenet[0].files["graph.json"], movenet[0].files["weights.bin"])
 
 
+@pytest.mark.parametrize(("name", "side"), [("movenet-thunder", 256), ("movenet-lightning", 192)])
 @torch.inference_mode()
-def test_onnx_pose_is_torch_pose_to_a_tenth_of_a_pixel(movenet, pose):
-    crops = blobs(3, 256, 256, seed=0)
-    ours, exported = pose(torch.from_numpy(crops)).numpy(), run(movenet.pose, crops)
-    assert ours.shape == (3, 17, 3)
-    np.testing.assert_allclose(exported[..., :2], ours[..., :2], atol=0.1)
-    np.testing.assert_allclose(exported[..., 2], ours[..., 2], atol=1e-4)
+def test_onnx_pose_is_torch_pose_to_a_tenth_of_a_pixel(movenet, name, side):
+    ours, crops = network(name), blobs(3, side, side, seed=0)
+    torch_pose = PoseNet(ours.files["graph.json"], ours.files["weights.bin"])
+    people, heatmaps = torch_pose(torch.from_numpy(crops))
+    exported, exported_maps = run(ours, crops)
+    assert people.shape == (3, 17, 3) and heatmaps.shape == (3, 17, side // 4, side // 4)
+    np.testing.assert_allclose(exported[..., :2], people[..., :2], atol=0.1)
+    np.testing.assert_allclose(exported[..., 2], people[..., 2], atol=1e-4)
+    np.testing.assert_allclose(exported_maps, heatmaps, atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [(256, 256), (160, 256), (256, 96)])
 @torch.inference_mode()
 def test_onnx_boxes_are_torch_boxes_at_any_multiple_of_32(movenet, boxes, size):
     images = blobs(2, *size, seed=1)
-    ours, exported = boxes(torch.from_numpy(images)).numpy(), run(movenet.detector, images)
+    ours, exported = boxes(torch.from_numpy(images)).numpy(), run(movenet[0], images)[0]
     assert ours.shape == (2, 20, 5)
     np.testing.assert_allclose(exported[:, :3], ours[:, :3], atol=0.1)  # further down scores are equal
 
@@ -59,14 +64,14 @@ def test_onnx_boxes_are_torch_boxes_at_any_multiple_of_32(movenet, boxes, size):
 @torch.inference_mode()
 def test_crops_of_a_batch_do_not_see_each_other(movenet):
     crops = blobs(3, 256, 256, seed=2)
-    alone = np.concatenate([run(movenet.pose, crops[i : i + 1]) for i in range(3)])
-    np.testing.assert_allclose(run(movenet.pose, crops), alone, atol=0.1)
+    alone = np.concatenate([run(movenet[1], crops[i : i + 1])[0] for i in range(3)])
+    np.testing.assert_allclose(run(movenet[1], crops)[0], alone, atol=0.1)
 
 
 @torch.inference_mode()
 def test_float_and_uint8_pictures_give_the_same(pose):
     crops = torch.from_numpy(blobs(1, 256, 256, seed=3))
-    torch.testing.assert_close(pose(crops), pose(crops.float()))
+    torch.testing.assert_close(pose(crops)[0], pose(crops.float())[0])
 
 
 @pytest.mark.parametrize(("kernel_size", "stride"), [(1, 1), (3, 1), (5, 1), (3, 2), (5, 2), (1, 2)])
@@ -101,16 +106,13 @@ def test_convolution_pads_as_tensorflow_does(kernel_size, stride, depthwise):
     np.testing.assert_allclose(got, wanted.clip(0, 6), atol=1e-5)
 
 
-def test_exported_networks_are_read_from_the_cache_without_npm(movenet, monkeypatch, tmp_path):
-    for exported in movenet_folder().glob("*.onnx"):
-        (tmp_path / "movenet").mkdir(exist_ok=True)
-        (tmp_path / "movenet" / exported.name).symlink_to(exported)
-    monkeypatch.setenv("POSEC3D_CACHE", str(tmp_path))
-    monkeypatch.setenv("PATH", "")
-    assert onnx_models() == movenet
+def test_networks_are_exported_once(movenet):
+    before = {path: path.stat().st_mtime_ns for path in movenet_folder().glob("*.onnx")}
+    assert network("movenet-thunder") == movenet[1]
+    assert {path: path.stat().st_mtime_ns for path in movenet_folder().glob("*.onnx")} == before
 
 
-def test_workers_that_run_the_networks_do_not_load_torch():
-    code = "import sys, posec3d.pose; print({'torch', 'ray'} & set(sys.modules))"
+def test_workers_that_run_the_networks_on_the_cpu_do_not_load_torch():
+    code = "import sys, posec3d.estimators; print({'torch', 'ray', 'transformers', 'mmpose'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout == "set()\n", done.stderr

@@ -1,0 +1,173 @@
+"""Slow: extraction on three nodes of one machine: workers that die, nodes that go, GPUs that are only counted."""
+
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from pipelines import extract
+from pipelines.plan import Video, plan
+from pipelines.worker import Options
+from posec3d import actors
+from posec3d import table as tables
+from posec3d.video import write_video
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[2]
+
+POISON = """
+# Videos that end the process that reads them, as a bug in a decoder does.
+import io
+import os
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+
+class Poison(LocalFileSystem):
+    protocol = "poison"
+
+    def _open(self, path, mode="rb", **options):
+        return Dying(path)
+
+
+class Dying(io.FileIO):
+    def read(self, size=-1):
+        if size > 1:  # FFmpeg's, not the look whether the file is empty
+            os.abort()
+        return super().read(size)
+
+
+fsspec.register_implementation("poison", Poison)
+"""
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    root = tmp_path_factory.mktemp("videos")
+    for i in range(24):
+        clip = actors.make_clip(actors.ACTIONS[i % 3], actor=i, num_frames=16)
+        write_video(root / f"{i:02d}.mp4", clip.frames, clip.fps)
+    return root
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """A head without CPUs and two nodes of two CPUs and one logical GPU each; all processes know poison://."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    assert not ray.is_initialized()
+    path = tmp_path_factory.mktemp("path")
+    (path / "sitecustomize.py").write_text(POISON)
+    small = {"include_dashboard": False, "object_store_memory": 120 * 2**20}
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0, **small})
+    for _ in range(2):
+        made.add_node(num_cpus=2, num_gpus=1, object_store_memory=120 * 2**20)
+    environment = {"env_vars": {"PYTHONPATH": f"{ROOT}:{path}"}}
+    ray.init(address=made.address, log_to_driver=False, runtime_env=environment)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+def run(videos, table, movenet, *, actors=(2, 2), on_progress=lambda progress: None, **options):
+    return extract.extract(
+        plan(videos, str(table)).missing,
+        str(table),
+        *movenet,
+        Options(),
+        actors=actors,
+        on_progress=on_progress,
+        **options,
+    )
+
+
+def found(videos):
+    return [Video(path.stem, str(path)) for path in sorted(videos.glob("*.mp4"))]
+
+
+def rows(table):
+    return Counter(clip.clip_id for clip in tables.read_table(str(table)))
+
+
+def workers():
+    """Processes of this test's extraction actors."""
+    for process in Path("/proc").iterdir():
+        try:
+            if b"ExtractPoses" in (process / "cmdline").read_bytes():
+                if os.environ["RAY_AUTH_TOKEN"].encode() in (process / "environ").read_bytes():
+                    yield int(process.name)
+        except (OSError, ValueError):
+            continue
+
+
+def test_a_killed_actor_loses_and_doubles_nothing(cluster, videos, movenet, tmp_path):
+    killed = []
+
+    def kill_one(progress):
+        if progress.clips == 5 and not killed:
+            killed.append(next(workers()))
+            os.kill(killed[0], signal.SIGKILL)
+
+    done = run(found(videos), tmp_path, movenet, on_progress=kill_one)
+    assert killed
+    assert rows(tmp_path) == {v.clip_id: 1 for v in found(videos)}
+    assert (done.clips, done.failed) == (24, 0)
+
+
+def test_a_lost_node_loses_and_doubles_nothing(cluster, videos, movenet, tmp_path):
+    third = cluster.add_node(num_cpus=2, num_gpus=0, object_store_memory=120 * 2**20)
+    gone = []
+
+    def remove_it(progress):
+        if progress.clips == 5 and not gone:
+            gone.append(third)
+            cluster.remove_node(third)
+
+    done = run(found(videos), tmp_path, movenet, actors=(4, 4), on_progress=remove_it)
+    assert gone
+    assert any(third.node_id[:12] in name for name in done.spans), "the node had no work"
+    assert rows(tmp_path) == {v.clip_id: 1 for v in found(videos)}
+    assert (done.clips, done.failed) == (24, 0)
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+def test_a_video_that_aborts_its_process_fails_alone(cluster, videos, movenet, tmp_path, streams):
+    poison = [Video(f"poison{i}", f"poison://{videos}/{i:02d}.mp4") for i in (1, 2)]
+    good = found(videos)[: 8 * streams]
+    done = run([*poison, *good], tmp_path, movenet, actors=(1, 1), streams=streams)
+    assert rows(tmp_path) == {v.clip_id: 1 for v in good}
+    assert (done.clips, done.failed) == (len(good), 2)
+    failures = tables.read_failures(str(tmp_path))
+    assert sorted(failures) == ["poison1", "poison2"]
+    for failure in failures.values():
+        assert (failure["stage"], failure["attempts"]) == ("worker", 3)
+        assert "worker process died 3 times" in failure["error"]
+    todo = plan([*poison, *good], str(tmp_path))
+    assert (todo.missing, todo.given_up) == ((), 2)
+
+
+def test_each_actor_has_its_own_gpu(cluster, videos, movenet, tmp_path):
+    done = run(found(videos)[:12], tmp_path, movenet, gpus_per_actor=1)
+    assert rows(tmp_path).total() == 12
+    assert len(done.spans) == 2
+    assert len({worker.split(" on ")[1] for worker in done.spans}) == 2  # a node each, and GPU 0 of it
+    assert all(worker.endswith("GPU 0") for worker in done.spans)
+
+
+def test_a_gpu_is_shared_by_two_actors(cluster, videos, movenet, tmp_path):
+    done = run(found(videos)[:12], tmp_path, movenet, actors=(4, 4), gpus_per_actor=0.5)
+    assert rows(tmp_path).total() == 12
+    nodes = Counter(worker.split(" on ")[1] for worker in done.spans)
+    assert set(nodes.values()) <= {1, 2} and all(name.endswith("GPU 0") for name in nodes)
+
+
+def test_actors_grow_with_the_work(cluster, videos, movenet, tmp_path):
+    done = run(found(videos), tmp_path, movenet, actors=(1, 3))
+    assert rows(tmp_path).total() == 24
+    assert len(done.spans) > 1
