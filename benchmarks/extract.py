@@ -37,6 +37,8 @@ from typing import Any
 
 import numpy as np
 
+import jobs  # noqa: F401 - sets what Ray reads when it is imported
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks/results/extract"
 FPS = 5.0
@@ -82,7 +84,7 @@ def bare(clips: list[Any], tools: tuple[Any, Any]) -> float:
     from pipelines import worker
 
     os.environ["OMP_NUM_THREADS"] = "1"
-    detector, estimator = worker.load(*tools)
+    detector, estimator, _ = worker.load(*tools)
     start = time.monotonic()
     for clip in clips:
         row = worker.extract_row(asdict(clip), detector, estimator, worker.Options(fps=FPS))
@@ -165,7 +167,7 @@ def place_of_decoding(quick: bool) -> dict[str, Any]:
         start = time.perf_counter()
         count(ray.get(reference) for reference in task.remote(clip.video))
         sent.append((time.perf_counter() - start) / frames)
-    row = worker.extract_row(asdict(clips[0]), *worker.load(*networks()), worker.Options(fps=FPS))
+    row = worker.extract_row(asdict(clips[0]), *worker.load(*networks())[:2], worker.Options(fps=FPS))
     return {
         "clips": len(clips),
         "ms a frame, decoded here": 1e3 * statistics.median(here[1:]),
@@ -211,14 +213,14 @@ def bytes_a_keypoint(quick: bool) -> dict[str, Any]:
     from posec3d import table as tables
     from posec3d.stored import heatmaps_uri
 
-    tools = worker.load(*networks("movenet-lightning"))
+    found_by, posed_by, _ = worker.load(*networks("movenet-lightning"))
     with tempfile.TemporaryDirectory() as folder:
         options = worker.Options(keep_heatmaps=True)
         rows = [
-            worker.extract_row(asdict(clip), *tools, options) | {"began": 0.0, "ended": 0.0}
+            worker.extract_row(asdict(clip), found_by, posed_by, options) | {"began": 0.0, "ended": 0.0}
             for clip in real_clips(2 if quick else 16)
         ]
-        extract.write(worker.to_arrow(rows), folder)
+        extract.write(worker.to_arrow(rows), folder, "clips")
         found = list(tables.read_table(folder))
         points = sum(clip.scores.size for clip in found)
         pickled = [

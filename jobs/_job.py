@@ -196,7 +196,7 @@ def lock(folder: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def progress(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
+def progress(title: str, total: int) -> Iterator[Callable[[float, str], None]]:
     """Show `advance(done, note)`: a live line with rate and time left on a terminal, else a plain line every 30 s."""
     console = Console(stderr=True)
     if console.is_terminal:
@@ -207,18 +207,18 @@ def progress(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
         return
     log.info("%s: 0/%d", title, total)
     start = said = time.monotonic()
-    seen: list[tuple[float, int]] = []  # (time, done); the first one is when start-up was over
-    last = 0
+    seen: list[tuple[float, float]] = []  # (time, done); the first one is when start-up was over
+    last = 0.0
 
-    def advance(done: int, note: str) -> None:
+    def advance(done: float, note: str) -> None:
         nonlocal said, last
         now = time.monotonic()
-        if done == last or not (now - said >= 30 or done == total):
+        if not (now - said >= 30 or done == total != last):
             return
         seen.append((now, done))
         rate = (done - seen[0][1]) / max(now - seen[0][0], 1e-9)
         left = f", about {(total - done) / rate:.0f} s to go" if 0 < rate and done < total else ""
-        log.info("%s: %d/%d, %s, %.0f s%s", title, done, total, note, now - start, left)
+        log.info("%s: %g/%d, %s, %.0f s%s", title, done, total, note, now - start, left)
         said, last = now, done
 
     yield advance

@@ -91,7 +91,6 @@ def run(job: Extract) -> dict[str, Any]:
         if job.dry_run:
             todo = plan(videos, job.table, max_attempts=job.max_attempts, retry_failed=job.retry_failed)
             return _dry_run(job, videos, todo, options, notes)
-        _job.write_json(f"{notes}/settings.json", settings)
         if recovered := extract.recover(job.table):
             log.info("%d clips that a killed run had left are in the table now", recovered)
         videos = _numbered(videos, job, notes)
@@ -105,8 +104,9 @@ def run(job: Extract) -> dict[str, Any]:
         done = extract.Progress()
         if todo.missing:  # else neither Ray nor the networks are needed
             networks = _networks(job, videos)
+            _job.write_json(f"{notes}/settings.json", settings)
             _job.connect()
-            actors = actors or (extract.default_actors(job.cpus_per_actor),) * 2
+            actors = actors or (extract.default_actors(job.cpus_per_actor, job.gpus_per_actor),) * 2
             _job.require(actors[0], "actors", cpus=job.cpus_per_actor, gpus=job.gpus_per_actor)
             with _job.progress("extract", len(todo.missing)) as advance:
                 done = extract.extract(
@@ -118,7 +118,7 @@ def run(job: Extract) -> dict[str, Any]:
                     streams=job.cpus_per_actor,
                     gpus_per_actor=job.gpus_per_actor,
                     rows_per_file=job.rows_per_file,
-                    on_progress=lambda p: advance(int(p.videos + 1e-6), _note(p, job.cpus_per_actor)),
+                    on_progress=lambda p: advance(round(p.videos, 3), _note(p, job.cpus_per_actor)),
                 )
     return _summary(job, todo, done, notes, len(videos))
 
@@ -149,6 +149,8 @@ def _options(job: Extract) -> extract.Options:
         rate = getattr(job, name)
         if rate is not None and not rate > 0:
             raise _job.UsageError(f"--{name.replace('_', '-')} must be > 0, got {rate}")
+    if not 0 <= job.gpus_per_actor <= 1:
+        raise _job.UsageError(f"--gpus-per-actor must be from 0 to 1, got {job.gpus_per_actor}; an actor uses one GPU")
     if job.fps and (is_file(job.pose) or is_file(job.detector)):
         raise _job.UsageError("--fps and poses or boxes from a file: their frame numbers are those of the video")
     if job.segment_seconds and is_file(job.pose):
@@ -184,7 +186,10 @@ def _networks(job: Extract, videos: Sequence[Video]) -> tuple[Network | Given, N
 
     def one(name: str, weights: str | None) -> Network | Given:
         if not is_file(name):
-            return estimators.network(name, weights)
+            try:
+                return estimators.network(name, weights)
+            except ValueError as error:
+                raise _job.UsageError(str(error)) from error
         try:
             given = Given(name)
             lacking = given.check([video.video for video in videos])
@@ -266,7 +271,7 @@ def _summary(job: Extract, todo: Todo, done: extract.Progress, notes: str, count
         log.warning("%s failed: %s", row["video"], row["error"])
     if len(failed) > SHOWN:
         log.warning("and %d more; all are in %s", len(failed) - SHOWN, tables.failures_uri(job.table))
-    lost = done.failed + todo.given_up
+    lost = len(done.failed_videos) + todo.given_up
     limit = job.max_failed
     if limit is not None and lost > (limit * count if limit < 1 else limit):
         raise _job.TooManyFailures(
@@ -279,7 +284,7 @@ def _summary(job: Extract, todo: Todo, done: extract.Progress, notes: str, count
 def _dry_run(job: Extract, videos: Sequence[Video], todo: Todo, options: extract.Options, notes: str) -> dict[str, Any]:
     """Measure a few videos in this process, and say what all would take."""
     summary: dict[str, Any] = {
-        "path": notes,
+        "path": f"{notes}/dry_run",
         "table": job.table,
         "already done": todo.done,
         f"given up after {job.max_attempts} tries": todo.given_up,

@@ -11,6 +11,7 @@ import datetime
 import io
 import logging
 import os
+import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -50,7 +51,9 @@ from posec3d.weights import Network
 log = logging.getLogger(__name__)
 
 SAVE_SECONDS = 15.0
-WAVE = 20_000
+COMMIT_BYTES = 2**28
+"""Waiting results of so many bytes are written even if they do not fill a file: stored heatmaps are large."""
+WAVE = 100_000
 """Videos of one Ray Data execution, which keeps some 8 KB of each on the driver until it ends."""
 
 
@@ -62,6 +65,7 @@ class Progress:
     """Videos ended, well or not; of one cut into pieces, the share of its pieces."""
     clips: int = 0
     failed: int = 0
+    failed_videos: set[str] = field(default_factory=set)
     without_people: int = 0
     frames: int = 0
     crops: int = 0
@@ -87,6 +91,7 @@ class Progress:
         self.videos += pc.sum(results["share"]).as_py()
         self.clips += results.num_rows - failed
         self.failed += failed
+        self.failed_videos.update(results.filter(pc.is_valid(results["error"]))["video"].to_pylist())
         self.without_people += results["num_persons"].to_pylist().count(0)
         self.frames += pc.sum(results["num_frames"]).as_py() or 0
         self.crops += pc.sum(results["crops"]).as_py() or 0
@@ -115,29 +120,59 @@ class Writer:
         self._waiting: list[pa.Table] = []
         self._saved = 0  # of them, how many are in pending files
         self._files: list[str] = []
-        self._saved_at = time.monotonic()
+        self._name = uuid.uuid4().hex  # of the next file: a write that is tried again must not make two
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._error: Exception | None = None
+        self._saver = threading.Thread(target=self._save_regularly, daemon=True)
+        self._saver.start()
 
     def add(self, results: pa.Table) -> None:
-        """Take rows of `RESULT`; write them when they fill a file, or keep them safe when it is time."""
-        self._waiting.append(results)
-        if sum(part.num_rows for part in self._waiting) >= self.rows_per_file:
-            self.commit()
-        elif time.monotonic() - self._saved_at > SAVE_SECONDS:
+        """Take rows of `RESULT`; write what is waiting when it fills a file.
+
+        Raises:
+            OSError: the storage refuses, now or when it was to keep rows safe.
+        """
+        if self._error:
+            raise self._error
+        with self._lock:
+            self._waiting.append(results)
+            rows = sum(part.num_rows for part in self._waiting)
+            if rows >= self.rows_per_file or sum(part.nbytes for part in self._waiting) >= COMMIT_BYTES:
+                self._commit()
+
+    def close(self) -> None:
+        """Write what is waiting."""
+        self._ended.set()
+        self._saver.join()
+        with self._lock:
+            self._commit()
+
+    def save(self) -> None:
+        """Keep what is waiting safe in a pending file."""
+        with self._lock:
+            if len(self._waiting) == self._saved:
+                return
             sink = io.BytesIO()
             pq.write_table(pa.concat_tables(self._waiting[self._saved :]), sink, compression="zstd")
             path = f"{self.table}/_extract/pending/{time.time_ns()}.parquet"
             write_whole(path, sink.getvalue())
             self._files.append(path)
             self._saved = len(self._waiting)
-            self._saved_at = time.monotonic()
 
-    def commit(self) -> None:
-        """Write what is waiting into the table."""
+    def _save_regularly(self) -> None:
+        while not self._error and not self._ended.wait(SAVE_SECONDS):
+            try:
+                self.save()
+            except Exception as error:  # said where the job's own thread meets it
+                self._error = error
+
+    def _commit(self) -> None:
         if self._waiting:
-            write(pa.concat_tables(self._waiting), self.table)
+            write(pa.concat_tables(self._waiting), self.table, self._name)
+        self._waiting, self._saved, self._name = [], 0, uuid.uuid4().hex
         remove(self._files)
-        self._waiting, self._saved, self._files = [], 0, []
-        self._saved_at = time.monotonic()
+        self._files = []
 
 
 def recover(table: str) -> int:
@@ -154,7 +189,7 @@ def recover(table: str) -> int:
         for group in tables.read_row_groups(table, ["clip_id"]):
             results = results.filter(pc.invert(pc.is_in(results["clip_id"], group["clip_id"])))
     if results.num_rows:
-        write(results, table)
+        write(results, table, uuid.uuid4().hex)
     remove(files)
     return results.num_rows
 
@@ -166,20 +201,22 @@ def remove(files: Sequence[str]) -> None:
         fs.rm_file(name)
 
 
-def write(results: pa.Table, table: str) -> None:
-    """Append rows of `RESULT`: the good ones to the table, their heatmaps beside it, the others to its failures."""
-    good = results.filter(pc.is_null(results["error"]))
-    kept = good.filter(pc.is_valid(good["regions"]))
-    if kept.num_rows:  # before their clips: a clip in the table has its maps
-        tables.write_file(kept.select(HEATMAPS.names).cast(HEATMAPS), heatmaps_uri(table))
-    if good.num_rows:
-        tables.write_file(good.select(tables.SCHEMA.names).cast(tables.SCHEMA), table)
-    bad = results.filter(pc.is_valid(results["error"]))
+def write(results: pa.Table, table: str, name: str) -> None:
+    """Append rows of `RESULT`, as files of this name: the good ones to the table, the others to its failures.
+
+    The clips come last, and after their heatmaps: what ends a write half-way doubles no clip when it is tried again.
+    """
+    good, bad = (results.filter(keep(results["error"])) for keep in (pc.is_null, pc.is_valid))
     if bad.num_rows:
         now = datetime.datetime.now(datetime.UTC)
-        columns = [name for name in tables.FAILURES.names if name != "time"]
+        columns = [column for column in tables.FAILURES.names if column != "time"]
         rows = [{**row, "time": now} for row in bad.select(columns).to_pylist()]
-        tables.write_file(pa.Table.from_pylist(rows, tables.FAILURES), tables.failures_uri(table))
+        tables.write_file(pa.Table.from_pylist(rows, tables.FAILURES), tables.failures_uri(table), name)
+    kept = good.filter(pc.is_valid(good["regions"]))
+    if kept.num_rows:
+        tables.write_file(kept.select(HEATMAPS.names).cast(HEATMAPS), heatmaps_uri(table), name)
+    if good.num_rows:
+        tables.write_file(good.select(tables.SCHEMA.names).cast(tables.SCHEMA), table, name)
 
 
 def extract(
@@ -236,7 +273,7 @@ def extract(
                 on_progress(progress)
                 writer.add(results)
     finally:
-        writer.commit()
+        writer.close()
     return progress
 
 
@@ -288,34 +325,39 @@ def measure(
     seconds: float = 30.0,
 ) -> Sample:
     """Extract parts of the first videos in this process, for about so long, and store nothing."""
-    tools = load(detector, pose)
+    boxes, people, _ = load(detector, pose)
     start, count, failed, spent, rows = time.monotonic(), 0, 0, 0.0, 0.0
     for video in videos:
         if time.monotonic() - start > seconds:
             break
         count += 1
-        began = time.monotonic()
         row: dict[str, Any] = {**asdict(video), "splits": list(video.splits)}
         times = 1.0
-        with contextlib.suppress(VideoError):
+        with contextlib.suppress(VideoError, OSError):  # said by extract_row
             pieces = segments(video.video, 10.0, options.fps)
             middle = pieces[len(pieces) // 2]
             times = sum(piece.num_frames for piece in pieces) / max(middle.num_frames, 1)
             row |= asdict(middle)
-        result = extract_row(row, *tools, options)
+        began = time.monotonic()
+        result = extract_row(row, boxes, people, options)
         spent += (time.monotonic() - began) * times
         if result["error"]:
             failed += 1
             continue
         sink = f"memory://measure-{uuid.uuid4().hex}"
-        write(to_arrow([result | dict.fromkeys(("began", "ended"), 0.0)]), sink)
+        write(to_arrow([result | dict.fromkeys(("began", "ended"), 0.0)]), sink, "sample")
         rows += times * (tables.size(sink) + tables.size(heatmaps_uri(sink)))
         fsspec.filesystem("memory").rm(sink, recursive=True)
     return Sample(count, failed, spent / count, rows / max(count - failed, 1))
 
 
-def default_actors(cpus_per_actor: int = 1) -> int:
-    """As many as have their CPUs in the cluster, or on this machine where Ray is local."""
-    cpus = sum(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
-    alone = len([node for node in ray.nodes() if node["Alive"]]) == 1
-    return max(1, int(min(cpus, os.cpu_count() or 1) if alone else cpus) // cpus_per_actor)
+def default_actors(cpus_per_actor: int = 1, gpus_per_actor: float = 0) -> int:
+    """As many as have their CPUs and GPUs in the cluster, less a CPU for the tasks that feed them, or on this machine.
+
+    Where Ray is local it counts more CPUs than the machine has, so that no core idles.
+    """
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus, gpus = (sum(resources.get(kind, 0) for resources in alive) for kind in ("CPU", "GPU"))
+    cpus = min(cpus, os.cpu_count() or 1) if len(alive) == 1 and cpus > (os.cpu_count() or 1) else cpus - 1
+    most = cpus // cpus_per_actor
+    return max(1, int(min(most, gpus // gpus_per_actor) if gpus_per_actor else most))

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import math
 import os
+import sys
 import threading
 import time
 from collections import Counter
@@ -42,13 +43,14 @@ VIDEO = pa.schema(
         ("start_frame", pa.int64()),
         ("num_frames", pa.int64()),
         ("share", pa.float64()),
+        ("error", pa.string()),  # it could not be cut
     ]
 )
 OUTCOME = [
     pa.field("stage", pa.string()),
     pa.field("error", pa.string()),
     pa.field("attempts", pa.int32()),
-    pa.field("share", pa.float64()),  # of its video
+    pa.field("share", pa.float64()),  # of what was missing of its video
     pa.field("crops", pa.int32()),
     *(pa.field(f"{stage}_s", pa.float32()) for stage in STAGES),
     pa.field("worker", pa.string()),  # which actor, node and GPU
@@ -93,13 +95,14 @@ class ExtractPoses:
         streams: int,
     ) -> None:
         self.options, self.attempts = options, attempts
-        self.detector, self.estimator = load(ray.get(detector), ray.get(pose), gpus)
-        if streams > 1 and not isinstance(self.estimator, Given):
+        self.streams = streams
+        self.detector, self.estimator, device = load(ray.get(detector), ray.get(pose), gpus)
+        if device == "cuda" and streams > 1 and not isinstance(self.estimator, Given):
             self.estimator = Together(self.estimator)
         self.gate = Gate()
         here = ray.get_runtime_context()
-        gpus_seen = os.environ.get("CUDA_VISIBLE_DEVICES", "") if gpus else "none"
-        self.worker = f"actor {here.get_actor_id()[:12]} on node {here.get_node_id()[:12]}, GPU {gpus_seen}"
+        seen = f", GPU {os.environ.get('CUDA_VISIBLE_DEVICES')}" if gpus else ""
+        self.worker = f"actor {here.get_actor_id()[:12]} on node {here.get_node_id()[:12]}, {device}{seen}"
         self.metrics = {
             name: Metric(f"posec3d_extract_{name}", description=f"{name} so far")
             for name in ("clips", "failures", "frames", "crops", "seconds")
@@ -112,13 +115,15 @@ class ExtractPoses:
     def one(self, row: dict[str, Any]) -> pa.Table:
         """Extract one clip, unless it ended too many workers already."""
         began = time.time()
-        deaths = ray.get(self.attempts.begin.remote(row["clip_id"]))
+        deaths = ray.get(self.attempts.deaths.remote(row["clip_id"]))
         row = {**row, "attempts": row["attempts"] + deaths}
-        if deaths and row["attempts"] >= self.options.max_attempts:
+        # One that shared its only death with others has not shown yet whose fault that was.
+        if deaths > (self.streams > 1) and row["attempts"] >= self.options.max_attempts:
             reason = f"its worker process died {deaths} times (crashed decoder, out of memory, or a lost node)"
             result = failure(row, "worker", reason, row["attempts"])
         else:
             with self.gate.alone() if deaths else self.gate.shared():
+                ray.get(self.attempts.begin.remote(row["clip_id"]))
                 result = extract_row(row, self.detector, self.estimator, self.options)
         self.attempts.end.remote(row["clip_id"])
         result |= {"worker": self.worker, "began": began, "ended": time.time()}
@@ -132,8 +137,8 @@ class ExtractPoses:
 
 def load(
     detector: Network | Given, pose: Network | Given, gpus: float = 0
-) -> tuple[Detector | Given, PoseEstimator | Given]:
-    """Put the networks on what this process may compute on; files stay as they are."""
+) -> tuple[Detector | Given, PoseEstimator | Given, str]:
+    """Put the networks on what this process may compute on, "cuda" or "cpu"; files stay as they are."""
     import cv2
 
     cv2.setNumThreads(1)  # by default each worker would start a thread per core of the machine
@@ -143,17 +148,22 @@ def load(
 
         if torch.cuda.is_available():
             device = "cuda"
-            torch.cuda.set_per_process_memory_fraction(min(gpus, 1.0))
-    return (
-        detector if isinstance(detector, Given) else estimators.detector(detector, device),
-        pose if isinstance(pose, Given) else estimators.estimator(pose, device),
-    )
+            torch.cuda.set_per_process_memory_fraction(0.9 * gpus)  # each process's context takes some beside it
+        else:
+            log.warning("this actor was given GPU %s, but torch sees no CUDA: the CPU works", ray.get_gpu_ids())
+    boxes = detector if isinstance(detector, Given) else estimators.detector(detector, device)
+    people = pose if isinstance(pose, Given) else estimators.estimator(pose, device)
+    if "torch" in sys.modules:  # the streams are the threads
+        sys.modules["torch"].set_num_threads(1)
+    return boxes, people, device
 
 
 def extract_row(
     row: dict[str, Any], detector: Detector | Given, estimator: PoseEstimator | Given, options: Options
 ) -> dict[str, Any]:
     """One clip's row; one that cannot be read or understood gets `stage` and `error` instead of keypoints."""
+    if row.get("error"):
+        return failure(row, "decode", row["error"], row["attempts"] + 1)
     piece = None
     if row.get("num_frames") is not None:
         piece = Segment(row["start_s"], row["end_s"], row["start_frame"], row["num_frames"])
@@ -173,10 +183,13 @@ def extract_row(
                 keep_heatmaps=options.keep_heatmaps,
             )
     except Exception as error:  # one bad video must not stop a job: any error becomes its failure row
-        stage = "decode" if isinstance(error, VideoError) else "pose"
+        if "CUDA error" in str(error):
+            log.critical("the GPU of this process is of no more use: %s", error)
+            os._exit(1)  # each later call would fail too; Ray starts a new process, and the clip is tried again
+        stage = "decode" if isinstance(error, VideoError | OSError) else "pose"
         if stage == "pose":
             log.exception("pose estimation failed on %s", row["video"])
-        message = str(error) if stage == "decode" else f"{type(error).__name__}: {error}"
+        message = str(error) if isinstance(error, VideoError) else f"{type(error).__name__}: {error}"
         return failure(row, stage, message, row["attempts"] + 1)
     known = {name: row[name] for name in ("clip_id", "video", "label", "label_name", "splits")}
     result = {**dict.fromkeys(RESULT.names), **tables.to_row(done.clip), **known, "share": row.get("share") or 1.0}
@@ -208,10 +221,13 @@ class Attempts:
     def __init__(self) -> None:
         self.begun: Counter[str] = Counter()
 
-    def begin(self, clip_id: str) -> int:
-        """Count a beginning; returns how many before it have not ended."""
+    def begin(self, clip_id: str) -> None:
+        """Count a beginning."""
         self.begun[clip_id] += 1
-        return self.begun[clip_id] - 1
+
+    def deaths(self, clip_id: str) -> int:
+        """How many beginnings have not ended, of a clip nobody works on: its worker died each time."""
+        return self.begun[clip_id]
 
     def end(self, clip_id: str) -> None:
         """Forget a clip that ended, well or not."""
@@ -309,13 +325,12 @@ def cut_into_pieces(row: dict[str, Any], options: Options) -> list[dict[str, Any
     known = {piece["clip_id"]: piece["attempts"] for piece in row["pieces"]}
     try:
         pieces = segments(row["video"], options.segment_seconds or math.inf, options.fps)
-    except Exception:  # what is wrong with it will be said where it is decoded
-        return [row]
+    except Exception as error:  # its failure row is made where all others are
+        return [{**row, "error": str(error)}]
     rows = []
     for number, piece in enumerate(pieces, 1):
         name = piece_id(row["clip_id"], number, len(pieces))
         attempts = known.get(name, row["attempts"])
         if attempts < options.max_attempts:
-            more = {**asdict(piece), "clip_id": name, "attempts": attempts, "share": 1 / len(pieces)}
-            rows.append({**row, **more, "pieces": []})
-    return rows
+            rows.append({**row, **asdict(piece), "clip_id": name, "attempts": attempts, "pieces": []})
+    return [{**row, "share": 1 / len(rows)} for row in rows]

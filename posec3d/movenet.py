@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from filelock import FileLock
 
-from posec3d.pose import Crop, best_batch, suppress
+from posec3d.pose import Crop, best_batch, in_batches, suppress
 from posec3d.weights import FILES, Network, WeightsError, movenet_files, movenet_folder
 
 POSE = ("movenet-thunder", "movenet-lightning")
@@ -92,7 +92,7 @@ class MoveNetPose:
         if not len(crops):
             shapes = {"people": (0, 17, 3), "heatmaps": (0, 17, *self.map_size)}
             return [np.zeros(shapes[name], np.float32) for name in outputs]
-        runs = [self._run(crops[i : i + self.batch], outputs) for i in range(0, len(crops), self.batch)]
+        runs, self.batch = in_batches(lambda some: self._run(some, outputs), crops, self.batch)
         return [np.concatenate(parts) for parts in zip(*runs, strict=True)]
 
 
@@ -120,7 +120,7 @@ class MoveNetBoxes:
         images = np.zeros((len(frames), -(-small_height // 32) * 32, -(-small_width // 32) * 32, 3), np.uint8)
         for image, frame in zip(images, frames, strict=True):
             image[:small_height, :small_width] = cv2.resize(frame, (small_width, small_height), interpolation=shrinks)
-        runs = [self._run(images[i : i + self._batch], ["people"])[0] for i in range(0, len(images), self._batch)]
+        runs, self._batch = in_batches(lambda some: self._run(some, ["people"])[0], images, self._batch)
         found = np.concatenate(runs)
         # Pixel centres are whole numbers on both sides; cv2.resize keeps edges, hence the halves.
         grow = np.tile((width / small_width, height / small_height), 2).astype(np.float32)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from posec3d.pose import Crop, best_batch
+from posec3d.pose import Crop, best_batch, in_batches
 from posec3d.skeletons import COCO17
 from posec3d.storage import read_whole, write_whole
 from posec3d.weights import Network, WeightsError, cache_folder
@@ -149,7 +149,8 @@ class MMPoseEstimator:
 
     def _samples(self, crops: np.ndarray) -> list[Any]:
         """Crops of any number -> what MMPose found in each."""
-        return [sample for i in range(0, len(crops), self.batch) for sample in self._run(crops[i : i + self.batch])]
+        runs, self.batch = in_batches(self._run, crops, self.batch)
+        return [sample for run in runs for sample in run]
 
     def _run(self, crops: np.ndarray) -> list[Any]:
         import torch

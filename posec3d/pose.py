@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -16,6 +16,8 @@ from posec3d.stored import Heatmaps, pack
 from posec3d.table import Clip, clip_id
 from posec3d.track import iou, link, nearness
 from posec3d.video import Segment, open_video
+
+T = TypeVar("T")
 
 MIN_MEAN_SCORE = 0.2
 """Of a person's 17 keypoint scores: at 0.22 to 0.29 the joints of a pair of legs (the rest out of the frame) sit
@@ -342,19 +344,49 @@ def best_batch(run: Callable[[int], object], *, largest: int = 1024) -> int:
     Returns:
         The last power of two from 8 on that was at least 5 % faster, an image, than its half, and fitted.
     """
-    import torch
-
     best, best_rate, size = 1, 0.0, 8
     while size <= largest:
         try:
             run(size)  # the first run of a size chooses its kernels
-            start = time.perf_counter()
-            run(size)
-            rate = size / (time.perf_counter() - start)
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
+            seconds = math.inf
+            for _ in range(3):  # the quickest: others may use the GPU too
+                start = time.perf_counter()
+                run(size)
+                seconds = min(seconds, time.perf_counter() - start)
+        except RuntimeError as error:
+            if not _out_of_memory(error):
+                raise
             break
-        if rate < 1.05 * best_rate:
+        if size / seconds < 1.05 * best_rate:
             break
-        best, best_rate, size = size, rate, 2 * size
+        best, best_rate, size = size, size / seconds, 2 * size
     return best
+
+
+def in_batches(run: Callable[[np.ndarray], T], images: np.ndarray, size: int) -> tuple[list[T], int]:
+    """Run a network on images in batches of `size`, and of less where memory turns out to be short.
+
+    Returns:
+        What `run` gave for each batch, in order, and the size to take the next time.
+    """
+    answers: list[T] = []
+    done = 0
+    while done < len(images):
+        try:
+            answers.append(run(images[done : done + size]))
+            done += size
+        except RuntimeError as error:
+            if size == 1 or not _out_of_memory(error):
+                raise
+            size //= 2
+    return answers, size
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    """Whether a GPU's memory was short, as torch and the libraries below it say; then what it kept for later is freed."""
+    import torch
+
+    short = isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error)
+    if short and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return short

@@ -1,14 +1,17 @@
 """Storage: bytes -> a file at any fsspec URI, whole or not at all."""
 
+import _thread
 import contextlib
 import json
 import logging
 import os
+import random
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -107,26 +110,36 @@ def lease(uri: str) -> Iterator[None]:
     def content() -> bytes:
         return json.dumps({"owner": me, "renewed": time.time()}).encode()
 
+    def holder() -> dict[str, Any]:
+        fs.invalidate_cache()
+        return json.loads(read_whole(uri) or b"{}")
+
     for _ in range(2):
         try:
             with reaching(uri):
                 fs.pipe_file(path, content(), mode="create")
             break
         except FileExistsError:
-            fs.invalidate_cache()
-            held = json.loads(read_whole(uri) or b"{}")
+            held = holder()
             age = time.time() - held.get("renewed", 0)
+            if held.get("owner") == me:  # made by a request whose answer was lost
+                break
             if age < LEASE_SECONDS:
                 raise Leased(f"{held.get('owner')} holds {uri}, renewed {age:.0f} s ago") from None
             with contextlib.suppress(FileNotFoundError):  # its owner died
                 fs.rm_file(path)
-    else:
-        raise Leased(f"another process took {uri} just now")
+            time.sleep(2 * random.random())  # noqa: S311 - who sees that at the same time comes at another
+    if (held := holder()).get("owner") != me:
+        raise Leased(f"{held.get('owner')} took {uri} just now")
     ended = threading.Event()
 
     def renew() -> None:
         while not ended.wait(LEASE_SECONDS / 4):
             try:
+                if (held := holder()).get("owner") != me:  # this process was asleep for too long
+                    log.error("%s has taken %s from this job, which ends", held.get("owner"), uri)
+                    _thread.interrupt_main()
+                    return
                 fs.pipe_file(path, content())
             except Exception as error:  # the store may come back before the lease ends
                 log.warning("cannot renew %s: %s", uri, error)
@@ -138,5 +151,5 @@ def lease(uri: str) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-        with contextlib.suppress(FileNotFoundError):
+        if holder().get("owner") == me:
             fs.rm_file(path)

@@ -297,8 +297,10 @@ def write_table(clips: Iterable[Clip], uri: str, *, rows_per_file: int = 512) ->
     return written + len(rows)
 
 
-def write_file(table: pa.Table, uri: str) -> str:
+def write_file(table: pa.Table, uri: str, name: str | None = None) -> str:
     """Write one Arrow table as one new Parquet file in the directory `uri`, whole or not at all; returns its path.
+
+    A write that seemed to fail may have succeeded: who tries again gives the same `name`, by default a random one.
 
     Row groups are small, for they are what training reads in random order. Delta encoding of the coordinates was
     measured against plain and byte-stream-split and is the smallest on real tracks.
@@ -314,7 +316,7 @@ def write_file(table: pa.Table, uri: str) -> str:
         use_dictionary=[f.name for f in table.schema if pa.types.is_string(f.type)],
         column_encoding={k: v for k, v in delta.items() if k.split(".")[0] in table.column_names} or None,
     )
-    path = f"{uri.rstrip('/')}/{uuid.uuid4().hex}.parquet"
+    path = f"{uri.rstrip('/')}/{name or uuid.uuid4().hex}.parquet"
     write_whole(path, sink.getvalue().to_pybytes())
     return path
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import requests
 
 from posec3d import actors, load
 from posec3d import table as tables
@@ -98,7 +99,9 @@ def cluster(tmp_path_factory):
     ]
     # Its agent's usual port may be that of another Ray of this machine.
     words += [f"--{name}={free_port()}" for name in ("ray-client-server-port", "dashboard-agent-listen-port")]
+    words += [f"--metrics-export-port={(metrics := free_port())}"]
     head = start("ray.scripts.scripts", "start", *words, env=env)
+    env["METRICS"] = f"http://127.0.0.1:{metrics}/metrics"
     env["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{dashboard}"
     ready = ("ray.scripts.scripts", "job", "submit", "--address", env["RAY_API_SERVER_ADDRESS"], "--", "true")
     try:
@@ -125,6 +128,9 @@ def test_a_submitted_job_does_what_the_local_one_does(cluster, videos, movenet, 
     job = ("-m", "jobs.extract", "--videos", few, "--table", tmp_path / "submitted")
     code, output = finish(start(*submit, sys.executable, *job, env=cluster))
     assert code == 0, output
+    metrics = requests.get(cluster["METRICS"], timeout=20).text
+    for name in ("clips", "frames", "crops", "seconds"):
+        assert f"ray_posec3d_extract_{name}_total" in metrics
     code, output = finish(start("jobs.extract", "--videos", few, "--table", tmp_path / "local"))
     assert code == 0, output
     ours, theirs = (

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jobs import extract as job
-from pipelines import worker
+from pipelines import extract, worker
 from pipelines.plan import find_videos
 from posec3d import actors
 from posec3d import table as tables
@@ -86,3 +86,37 @@ def test_labels_keep_their_numbers_when_only_some_videos_were_written(mixed, mov
     (next((tmp_path / "table").glob("*.parquet"))).unlink()  # as if killed before this file was written
     job.run(job.Extract(videos=str(videos), table=table, actors="1"))
     assert tables.summary(table)["labels"] == {0: "bow", 1: "kick", 2: "wave"}
+
+
+def test_a_write_that_failed_half_way_doubles_nothing_when_it_is_tried_again(mixed, tools, tmp_path):
+    options = worker.Options()
+    rows = [worker.extract_row(asdict(v), *tools, options) for v in find_videos(str(mixed))]
+    results = worker.to_arrow([{**row, "began": 0.0, "ended": 0.0} for row in rows])
+    writer = extract.Writer(str(tmp_path), rows_per_file=100)
+    writer.add(results)
+    (tmp_path / "_failures").write_text("in the way")  # of the folder
+    with pytest.raises(OSError):
+        writer.close()
+    (tmp_path / "_failures").unlink()
+    writer.close()
+    writer.close()
+    assert len(list(tables.read_table(str(tmp_path)))) == 2
+    assert len(tables.read_failures(str(tmp_path))) == 3
+
+
+def test_what_a_killed_driver_had_saved_comes_into_the_table_once(mixed, tools, tmp_path):
+    rows = [worker.extract_row(asdict(v), *tools, worker.Options()) for v in find_videos(str(mixed))]
+    writer = extract.Writer(str(tmp_path), rows_per_file=100)
+    for row in rows:
+        writer.add(worker.to_arrow([{**row, "began": 0.0, "ended": 0.0}]))
+        writer.save()
+    pending = tmp_path / "_extract/pending"
+    assert len(list(pending.iterdir())) == 5 and not tables.data_files(str(tmp_path))
+    copies = {path: path.read_bytes() for path in pending.iterdir()}
+    assert extract.recover(str(tmp_path)) == 5
+    for path, content in copies.items():  # as if killed after the write, before the files were removed
+        path.write_bytes(content)
+    assert extract.recover(str(tmp_path)) == 3  # failures may be told twice, clips not
+    assert len(list(tables.read_table(str(tmp_path)))) == 2
+    assert not list(pending.iterdir())
+    assert extract.recover(str(tmp_path)) == 0

@@ -6,7 +6,19 @@ import pytest
 
 from posec3d import pose
 from posec3d.actors import make_clip
-from posec3d.pose import Crop, WholeFrame, _between, _real, best_batch, cut, estimate, extract_poses, regions, suppress
+from posec3d.pose import (
+    Crop,
+    WholeFrame,
+    _between,
+    _real,
+    best_batch,
+    cut,
+    estimate,
+    extract_poses,
+    in_batches,
+    regions,
+    suppress,
+)
 from posec3d.skeletons import COCO17
 from posec3d.stored import unpack
 from posec3d.video import VideoError, open_video, write_video
@@ -224,3 +236,17 @@ def test_heatmaps_are_those_the_keypoints_come_from(video, tools):
             x, y = np.clip(np.rint(cell[joint]).astype(int), 2, 61)
             near = heat[joint, y - 2 : y + 3, x - 2 : x + 3]  # a joint's offset may lead out of its cell
             assert abs(near - done.clip.scores[0, t, joint]).min() < 0.01
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_left_out():
+    import torch
+
+    def run(images):
+        if len(images) > 3:
+            raise torch.OutOfMemoryError("too large")
+        return images[:, 0].tolist()
+
+    answers, size = in_batches(run, np.arange(10)[:, None], 8)
+    assert ([i for answer in answers for i in answer], size) == (list(range(10)), 2)
+    with pytest.raises(torch.OutOfMemoryError):
+        in_batches(lambda images: run(np.zeros((9, 1))), np.zeros((4, 1)), 4)
