@@ -115,7 +115,7 @@ def ray_over_bare(quick: bool) -> dict[str, Any]:
     """Row `ray`."""
     from jobs import _job
 
-    clips, rounds = real_clips(8 if quick else 60), 1 if quick else 3
+    clips, rounds = real_clips(8 if quick else 60), 1 if quick else 2
     tools = networks()
     _job.connect()
     seconds: dict[str, list[float]] = {"bare 1": [], "ray 1": [], "bare 2": [], "ray 2": []}
@@ -157,7 +157,12 @@ def place_of_decoding(quick: bool) -> dict[str, Any]:
         return sum(int(batch.sum(dtype=np.int64) >= 0) * len(batch) for batch in batches)  # each pixel is read
 
     _job.connect()
-    task = ray.remote(num_returns="streaming")(lambda uri: (batch.copy() for batch in decode(uri)))
+
+    @ray.remote(num_returns="streaming")
+    def task(uri: str) -> Iterator[np.ndarray]:
+        for batch in decode(uri):
+            yield batch.copy()
+
     here, sent, frames = [], [], 0
     clips = real_clips(2 if quick else 20)
     for clip in [clips[0], *clips]:  # the first one starts the workers

@@ -1,7 +1,7 @@
 """Before the data's path starts: *synthetic* labelled videos of procedural actors with known keypoints.
 
 For demos, tests and load tests: nothing here is real data. A clip is a figure (figure.py: body, room,
-drawing) moved by one of seven actions; all of it follows from the seeds (actor, action, take).
+drawing), or a pair of them, moved by an action; all of it follows from the seeds (actor, action, take).
 """
 
 import csv
@@ -22,14 +22,16 @@ OUTWARD = np.array([1.0, -1.0])  # along x; side 0 is the left
 
 @dataclass(frozen=True)
 class ActorClip:
-    """One synthetic clip. M is 1."""
+    """One synthetic clip. M is 1, or 2 for the actions of a pair; person m is the same one in every frame."""
 
     frames: np.ndarray
     """(T, H, W, 3) uint8 RGB."""
     keypoints: np.ndarray
     """(M, T, 17, 2) float32 pixels, COCO-17 order; pixel centres are at whole numbers."""
     visible: np.ndarray
-    """(M, T, 17) bool: inside the frame. A joint hidden behind the body counts as visible."""
+    """(M, T, 17) bool: inside the frame. A joint hidden behind a body, own or other, counts as visible."""
+    occluded: np.ndarray
+    """(M, T, 17) bool: inside the frame, and the other person is drawn there."""
     height_px: np.ndarray
     """(M, T) float32: height of the person, were it upright, at its present distance; the unit of PCK."""
     action: str
@@ -124,7 +126,8 @@ def _jumping_jack(m: _Motion, rng: np.random.Generator, n: int) -> None:
     m.foot = np.tile(8 * hop, 2)
 
 
-def _walk(m: _Motion, rng: np.random.Generator, n: int) -> None:
+def _gait(m: _Motion, rng: np.random.Generator) -> float:
+    """Walk on the spot; the metres to walk in the clip if no foot is to slip."""
     first = m.cycles(rng, 0.9, 1.35)
     cycles = first[:, None] + (0, 0.5)
     stride = rng.uniform(0.3, 0.42)
@@ -139,9 +142,12 @@ def _walk(m: _Motion, rng: np.random.Generator, n: int) -> None:
     m.hips[:, 1] -= 0.022 + 0.01 * np.cos(4 * np.pi * first)
     m.pelvis[:, 0] += 0.1 * np.cos(2 * np.pi * first)
     m.chest += np.stack([-0.1 * np.cos(2 * np.pi * first), np.full(len(first), 0.05), 0 * first], 1)
+    return float(1.7 * stride / 0.6 * (first[-1] - first[0]))
+
+
+def _walk(m: _Motion, rng: np.random.Generator, n: int) -> None:
     # Walks on the spot and long walks slip, as on a treadmill: the actor has to stay in view.
-    steps_m = 1.7 * stride / 0.6 * (first[-1] - first[0])
-    m.walked += min(steps_m, rng.choice([0.0, 0.8, 1.8])) * (m.time / m.duration_s - 0.5)
+    m.walked += min(_gait(m, rng), rng.choice([0.0, 0.8, 1.8])) * (m.time / m.duration_s - 0.5)
 
 
 def _punch(m: _Motion, rng: np.random.Generator, n: int) -> None:
@@ -202,6 +208,56 @@ _MOVES: dict[str, Callable[[_Motion, np.random.Generator, int], None]] = {
     "wave": _wave,
 }
 ACTIONS: tuple[str, ...] = tuple(sorted(_MOVES))
+"""What one person does."""
+
+
+# An action of a pair changes both standing motions and says where the two are, (2, T, 3): x and z in metres, yaw in
+# radians. They keep to the x axis, which `_pair` turns as it likes, and are never nearer than arms and legs allow.
+
+
+def _change_sides(m: Sequence[_Motion], people: Sequence[body.Figure], rng: np.random.Generator) -> np.ndarray:
+    radius, sense = rng.uniform(0.4, 0.55), rng.choice([-1.0, 1.0])
+    turns = sense * max(1.1 * np.pi, np.mean([_gait(one, rng) for one in m]) / radius)
+    angle = np.array([[0.5], [1.5]]) * np.pi + turns * (m[0].time / m[0].duration_s - 0.5)
+    heading = np.pi / 2 * (1 - sense) - angle
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle), heading], -1)
+
+
+def _follow(m: Sequence[_Motion], people: Sequence[body.Figure], rng: np.random.Generator) -> np.ndarray:
+    walk_m = float(np.clip(np.mean([_gait(one, rng) for one in m]), 1.0, 2.5))
+    ahead = rng.uniform(0.75, 1.1) * np.array([[0.5], [-0.5]])
+    x = walk_m * (m[0].time / m[0].duration_s - 0.5) + ahead
+    return np.stack(np.broadcast_arrays(x, rng.uniform(-0.12, 0.12, (2, 1)), np.pi / 2), -1)
+
+
+def _handshake(m: Sequence[_Motion], people: Sequence[body.Figure], rng: np.random.Generator) -> np.ndarray:
+    apart, high = rng.uniform(0.64, 0.78), rng.uniform(0.56, 0.62) * np.mean([one.height_m for one in people])
+    cycles = m[0].cycles(rng, 1.6, 2.4)
+    held = np.minimum(2 * _swing(cycles), 1)[:, None]
+    shake = 0.04 * np.sin(2 * np.pi * rng.uniform(2.0, 3.0) * m[0].time)
+    for one, person in zip(m, people, strict=True):
+        arm = (body.UPPER_ARM + body.FOREARM) * person.height_m
+        right = np.array([-person.shoulder_x, body.SHOULDER_Y, 0]) * person.height_m
+        wrist = np.stack(np.broadcast_arrays(-0.03, high + shake, apart / 2 - 0.08), -1)  # the rest is hand
+        one.wrist[:, 1] += ((wrist - right) / arm - one.wrist[:, 1]) * held
+    return np.array([[[-apart / 2, 0, np.pi / 2]], [[apart / 2, 0, -np.pi / 2]]]).repeat(len(shake), 1)
+
+
+def _pass_by(m: Sequence[_Motion], people: Sequence[body.Figure], rng: np.random.Generator) -> np.ndarray:
+    walks_m = np.array([[np.clip(_gait(one, rng), 1.2, 3.0)] for one in m])
+    x = walks_m * (m[0].time / m[0].duration_s - rng.uniform(0.4, 0.6)) * [[1], [-1]]
+    lane = rng.uniform(0.5, 0.8) * np.array([[0.5], [-0.5]])
+    return np.stack(np.broadcast_arrays(x, lane, np.array([[0.5], [-0.5]]) * np.pi), -1)
+
+
+_PAIR_MOVES: dict[str, Callable[[Sequence[_Motion], Sequence[body.Figure], np.random.Generator], np.ndarray]] = {
+    "change_sides": _change_sides,
+    "follow": _follow,
+    "handshake": _handshake,
+    "pass_by": _pass_by,
+}
+PAIR_ACTIONS: tuple[str, ...] = tuple(sorted(_PAIR_MOVES))
+"""What two people do. In `change_sides`, where they walk around each other, and `pass_by` one hides the other."""
 
 
 def _skeleton(m: _Motion, person: body.Figure, yaw: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -242,12 +298,12 @@ def _skeleton(m: _Motion, person: body.Figure, yaw: float) -> tuple[np.ndarray, 
 
 
 def _camera(rng: np.random.Generator, xyz: np.ndarray, height_m: float, size: tuple[int, int]) -> body.Camera:
-    """A random camera with all points (T, V, 3), and room for hands, hair and feet, inside the frame."""
+    """A random camera with all points (M, T, V, 3), and room for hands, hair and feet, inside the frame."""
     high, distance = rng.uniform(0.9, 1.9), rng.uniform(3.2, 5.0)
     pitch = float(np.arctan2(high - 0.5 * height_m, distance) + rng.uniform(-0.03, 0.03))
     points, _ = body.Camera(high, distance, pitch, 1.0, (0.0, 0.0)).project(xyz)
     margin, frame = 0.13 * height_m / distance, np.array(size[::-1])
-    low, top = points.min((0, 1)) - margin, points.max((0, 1)) + margin
+    low, top = points.min((0, 1, 2)) - margin, points.max((0, 1, 2)) + margin
     wanted = rng.uniform(0.6, 0.8) * size[0] * distance / height_m
     focal = float(min(wanted, *(0.98 * frame / (top - low))))
     x, y = rng.uniform(-focal * low, frame - 1 - focal * top).tolist()
@@ -263,11 +319,11 @@ def make_clip(
     size: tuple[int, int] = (240, 320),
     fps: float = 16.0,
 ) -> ActorClip:
-    """Draw one clip of one synthetic actor.
+    """Draw one clip of a synthetic actor, with a partner if the action wants one.
 
     Args:
-        action: one of `ACTIONS`.
-        actor: >= 0; seeds body and clothes, which are the same in every take.
+        action: one of `ACTIONS` or `PAIR_ACTIONS`.
+        actor: >= 0; seeds body and clothes, and the partner's, which are the same in every take.
         take: >= 0; with actor and action it seeds motion, camera, room and light.
         num_frames: T >= 1. The action is done at least once in them, however few they are.
         size: (H, W) pixels.
@@ -276,33 +332,67 @@ def make_clip(
     Raises:
         ValueError: unknown action, or no frames.
     """
-    if action not in _MOVES:
-        raise ValueError(f"unknown action {action!r}; known: {', '.join(ACTIONS)}")
+    if action not in ACTIONS + PAIR_ACTIONS:
+        raise ValueError(f"unknown action {action!r}; known: {', '.join(ACTIONS + PAIR_ACTIONS)}")
     if num_frames < 1:
         raise ValueError(f"num_frames is {num_frames}, wanted at least 1")
-    person = body.build_figure(np.random.default_rng([SEED, actor]))
+    people = [body.build_figure(np.random.default_rng([SEED, actor]))]
+    if action in PAIR_ACTIONS:
+        people.append(body.build_figure(np.random.default_rng([SEED, actor, 1])))
     rng = np.random.default_rng([SEED, actor, take, zlib.crc32(action.encode())])
-    motion = _standing(rng, num_frames, fps)
-    _MOVES[action](motion, rng, int(rng.integers(2)))
-    yaw = float(np.clip(rng.normal(0, 0.45), -0.87, 0.87))
-    if rng.random() < 0.1:  # in profile or from behind
-        yaw = float(rng.choice([-1.0, 1.0]) * rng.choice([1.25, np.pi - 0.3]))
-    rotations, origins, xyz = _skeleton(motion, person, yaw)
-    camera = _camera(rng, xyz, person.height_m, size)
+    motions = [_standing(rng, num_frames, fps) for _ in people]
+    if action in PAIR_ACTIONS:
+        poses = _pair(action, motions, people, rng)
+    else:
+        poses = [_single(action, motions[0], people[0], rng)]
+    rotations, origins, xyz = (np.stack(arrays) for arrays in zip(*poses, strict=True))
+    camera = _camera(rng, xyz, max(person.height_m for person in people), size)
     background = body.draw_background(rng, size, camera)
-    frames = body.draw_frames(person, rotations, origins, camera, background, rng)
+    frames, owners = body.draw_frames(people, rotations, origins, camera, background, rng)
     keypoints, _ = camera.project(xyz)
-    _, hip_depth = camera.project(origins[:, 0])
-    inside = np.all((keypoints >= 0) & (keypoints <= np.array(size[::-1]) - 1), axis=-1, keepdims=True)
+    _, hip_depth = camera.project(origins[:, :, 0])
+    corner = np.array(size[::-1]) - 1
+    visible = np.all((keypoints >= 0) & (keypoints <= corner), axis=-1)
+    x, y = np.moveaxis(np.clip(np.round(keypoints), 0, corner).astype(int), -1, 0)
+    owner = owners[np.arange(num_frames)[:, None], y, x]
+    own = np.arange(len(people))[:, None, None] + 1
+    heights = np.array([[person.height_m] for person in people])
     return ActorClip(
         frames=frames,
-        keypoints=keypoints[None].astype(np.float32),
-        visible=inside[None, ..., 0],
-        height_px=(camera.focal_px * person.height_m / hip_depth)[None].astype(np.float32),
+        keypoints=keypoints.astype(np.float32),
+        visible=visible,
+        occluded=visible & (owner != 0) & (owner != own),
+        height_px=(camera.focal_px * heights / hip_depth).astype(np.float32),
         action=action,
         actor=actor,
         fps=fps,
     )
+
+
+def _single(
+    action: str, motion: _Motion, person: body.Figure, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One person's `_skeleton`."""
+    _MOVES[action](motion, rng, int(rng.integers(2)))
+    yaw = float(np.clip(rng.normal(0, 0.45), -0.87, 0.87))
+    if rng.random() < 0.1:  # in profile or from behind
+        yaw = float(rng.choice([-1.0, 1.0]) * rng.choice([1.25, np.pi - 0.3]))
+    return _skeleton(motion, person, yaw)
+
+
+def _pair(
+    action: str, motions: Sequence[_Motion], people: Sequence[body.Figure], rng: np.random.Generator
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Two people's `_skeleton`s."""
+    places = _PAIR_MOVES[action](motions, people, rng)
+    turn = rng.choice([0, np.pi]) + rng.uniform(-0.6, 0.6)
+    poses = []
+    for motion, person, (x, z, yaw) in zip(motions, people, np.moveaxis(places, -1, 1), strict=True):
+        rotations, origins, xyz = _skeleton(motion, person, 0.0)
+        facing = body.turned(np.stack([yaw + turn, 0 * yaw, 0 * yaw], 1))[:, None]
+        at = np.stack([x, 0 * x, z], 1)[:, None] @ body.turned(np.array([[turn, 0, 0]]))[0].T
+        poses.append((facing @ rotations, origins @ facing[:, 0].mT + at, xyz @ facing[:, 0].mT + at))
+    return poses
 
 
 def write_videos(
@@ -324,7 +414,7 @@ def write_videos(
         num_frames: T of each clip.
         size: (H, W) pixels.
         held_out: actors whose split is `test`; everybody else's is `train`.
-        actions: some of `ACTIONS`.
+        actions: some of `ACTIONS` and `PAIR_ACTIONS`.
 
     Returns:
         The CSV of this call's videos: header `video,label,split`, videos relative to the folder.

@@ -214,56 +214,70 @@ def reach(
 
 
 def draw_frames(
-    figure: Figure,
+    figures: Sequence[Figure],
     rotations: np.ndarray,
     origins: np.ndarray,
     camera: Camera,
     background: np.ndarray,
     rng: np.random.Generator,
-) -> np.ndarray:
-    """Draw the figure in every pose, far quads first.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw figures in every pose, far quads first.
 
     Args:
-        figure: the body.
-        rotations: (T, B, 3, 3) bones' axes in the world, in columns.
-        origins: (T, B, 3) bones' origins in the world, metres.
+        figures: M bodies.
+        rotations: (M, T, B, 3, 3) bones' axes in the world, in columns.
+        origins: (M, T, B, 3) bones' origins in the world, metres.
         camera: for the returned frames' pixels.
         background: (2H, 2W, 3) uint8 RGB, oversampled.
         rng: light and sensor noise.
 
     Returns:
-        (T, H, W, 3) uint8 RGB.
+        (T, H, W, 3) uint8 RGB, and (T, H, W) uint8: 1 + index of the figure seen at the pixel, 0 for the room.
     """
     light = np.array([rng.uniform(-0.9, 0.9), rng.uniform(0.5, 1.0), rng.uniform(0.4, 1.0)])
     light /= np.linalg.norm(light)
     ambient = rng.uniform(0.5, 0.7)
-    points = np.einsum("tpij,pj->tpi", rotations[:, figure.bone], figure.vertices) + origins[:, figure.bone]
+    first = np.cumsum([0, *(len(figure.vertices) for figure in figures)])
+    points = np.concatenate(
+        [
+            np.einsum("tpij,pj->tpi", turns[:, figure.bone], figure.vertices) + starts[:, figure.bone]
+            for figure, turns, starts in zip(figures, rotations, origins, strict=True)
+        ],
+        1,
+    )
+    quads = np.concatenate([figure.quads + n for figure, n in zip(figures, first, strict=False)])
+    person = np.repeat(np.arange(len(figures)) + 1, [len(figure.quads) for figure in figures])
     pixels, depth = camera.project(points)
-    corners = points[:, figure.quads]
+    corners = points[:, quads]
     normal = np.cross(corners[:, :, 2] - corners[:, :, 0], corners[:, :, 3] - corners[:, :, 1])
     normal /= np.linalg.norm(normal, axis=-1, keepdims=True) + 1e-9
     shade = ambient + (1.12 - ambient) * np.maximum(normal @ light, 0) + 0.06 * normal[..., 1]
-    colours = np.clip(figure.colours * shade[..., None], 0, 255)
-    order = np.argsort(figure.lift - depth[:, figure.quads].mean(-1), axis=1)
-    polygons = _fixed_point(pixels[:, figure.quads])
+    colours = np.clip(np.concatenate([figure.colours for figure in figures]) * shade[..., None], 0, 255)
+    colours = np.dstack([colours, np.broadcast_to(person, shade.shape)])
+    order = np.argsort(np.concatenate([figure.lift for figure in figures]) - depth[:, quads].mean(-1), axis=1)
+    polygons = _fixed_point(pixels[:, quads])
     d1, d2 = polygons[:, :, 2] - polygons[:, :, 0], polygons[:, :, 3] - polygons[:, :, 1]
     facing = d1[..., 0] * d2[..., 1] < d1[..., 1] * d2[..., 0]  # the image's y points down
 
     height, width = background.shape[0] // OVERSAMPLING, background.shape[1] // OVERSAMPLING
     grain = rng.normal(0, rng.uniform(0.5, 3.0), (5, height, width, 3)).astype(np.int16)
-    shadows, shaded = _shadows(figure, origins, light, camera), (background * 0.72).astype(np.uint8)
+    shadows = np.concatenate([_shadows(*both, light, camera) for both in zip(figures, origins, strict=True)], 1)
+    whole = np.dstack([background, np.zeros_like(background[..., 0])])  # the fourth channel says whose pixel it is
+    shaded = (whole * 0.72).astype(np.uint8)
     frames = np.empty((len(points), height, width, 3), np.uint8)
+    owners = np.empty((len(points), height, width), np.uint8)
     for t in range(len(points)):
-        canvas, mask = background.copy(), np.zeros(background.shape[:2], np.uint8)
+        canvas, mask = whole.copy(), np.zeros(background.shape[:2], np.uint8)
         for polygon in shadows[t]:
             cv2.fillConvexPoly(mask, polygon, 255, cv2.LINE_8, 4)
         cv2.copyTo(shaded, mask, canvas)
         drawn = order[t][facing[t][order[t]]]
         for polygon, colour in zip(polygons[t][drawn], colours[t][drawn].tolist(), strict=True):
             cv2.fillConvexPoly(canvas, polygon, colour, cv2.LINE_8, 4)
+        owners[t] = canvas[::OVERSAMPLING, ::OVERSAMPLING, 3]
         small = cv2.resize(cv2.blur(canvas, (3, 3)), (width, height), interpolation=cv2.INTER_AREA)
-        frames[t] = cv2.add(small, grain[t % len(grain)], dtype=cv2.CV_8U)
-    return frames
+        frames[t] = cv2.add(small[..., :3], grain[t % len(grain)], dtype=cv2.CV_8U)
+    return frames, owners
 
 
 def _fixed_point(pixels: np.ndarray) -> np.ndarray:

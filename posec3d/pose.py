@@ -14,7 +14,7 @@ from posec3d.given import Given
 from posec3d.skeletons import skeleton
 from posec3d.stored import Heatmaps, pack
 from posec3d.table import Clip, clip_id
-from posec3d.track import iou, link, nearness
+from posec3d.track import colours, iou, link, nearness
 from posec3d.video import Segment, open_video
 
 T = TypeVar("T")
@@ -191,7 +191,13 @@ def extract_poses(
             seen += (person.only(_real(person.boxes, person.keypoints)) for person in people)
             at = timed("pose", at)
     at = timed("decode", at)
-    tracks = link([s.boxes for s in seen], [s.keypoints for s in seen], fps=info.fps, max_persons=max_persons)
+    tracks = link(
+        [s.boxes for s in seen],
+        [s.keypoints for s in seen],
+        fps=info.fps,
+        colours=[s.colours for s in seen],
+        max_persons=max_persons,
+    )
     joints = len(skeleton(estimator.skeleton).joints)
     clip = Clip(
         clip_id=clip_id(video_uri),
@@ -232,13 +238,15 @@ class _Seen:
     """(n, V, 3) x y score, frame pixels."""
     regions: np.ndarray
     """(n, 4) x y width height of their crops, frame pixels."""
+    colours: np.ndarray
+    """(n, bands, 3) of their clothes, which tell them apart where they cross."""
     maps: list[bytes]
     """Their packed heatmaps; empty when those are not kept."""
 
     def only(self, chosen: np.ndarray) -> "_Seen":
         """Keep these of them, in this order."""
         maps = [self.maps[i] for i in chosen] if self.maps else []
-        return _Seen(self.boxes[chosen], self.keypoints[chosen], self.regions[chosen], maps)
+        return _Seen(self.boxes[chosen], self.keypoints[chosen], self.regions[chosen], self.colours[chosen], maps)
 
 
 def estimate(
@@ -270,8 +278,8 @@ def estimate(
     keypoints[..., :2] = keypoints[..., :2] * scale[:, None] + where[:, None, :2]
     ends = np.cumsum(counts)
     return [
-        _Seen(b, keypoints[end - len(b) : end], where[end - len(b) : end], maps[end - len(b) : end])
-        for b, end in zip(boxes, ends, strict=True)
+        _Seen(b, keypoints[end - len(b) : end], where[end - len(b) : end], colours(frame, b), maps[end - len(b) : end])
+        for frame, b, end in zip(frames, boxes, ends, strict=True)
     ]
 
 
@@ -383,7 +391,7 @@ def in_batches(run: Callable[[np.ndarray], T], images: np.ndarray, size: int) ->
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
-    """Whether a GPU's memory was short, as torch and the libraries below it say; then what it kept for later is freed."""
+    """Whether a GPU's memory was short, as torch and the libraries below it say it; frees what torch keeps unused."""
     import torch
 
     short = isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error)

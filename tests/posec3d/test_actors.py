@@ -6,16 +6,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from posec3d.actors import ACTIONS, ActorClip, make_clip, write_videos
+from posec3d.actors import ACTIONS, PAIR_ACTIONS, ActorClip, make_clip, write_videos
 from posec3d.video import open_video
 
-NOSE, SHOULDERS, WRISTS, HIPS, ANKLES = 0, [5, 6], [9, 10], [11, 12], [15, 16]
+NOSE, SHOULDERS, WRISTS, HIPS, KNEES, ANKLES = 0, [5, 6], [9, 10], [11, 12], [13, 14], [15, 16]
+TORSO = SHOULDERS + HIPS
+CROSSING = ("change_sides", "pass_by")
 SMALL = (120, 160)
 
 
 @pytest.fixture(scope="module")
 def clips() -> dict[str, list[ActorClip]]:
     return {action: [make_clip(action, actor=actor, size=SMALL) for actor in range(6)] for action in ACTIONS}
+
+
+@pytest.fixture(scope="module")
+def pairs() -> dict[str, list[ActorClip]]:
+    return {action: [make_clip(action, actor=actor, size=SMALL) for actor in range(4)] for action in PAIR_ACTIONS}
 
 
 def in_heights(clip: ActorClip, joints: int | list[int]) -> np.ndarray:
@@ -41,6 +48,7 @@ def test_shapes_and_types_are_the_documented_ones():
     assert (clip.frames.shape, clip.frames.dtype) == ((5, 96, 130, 3), np.uint8)
     assert (clip.keypoints.shape, clip.keypoints.dtype) == ((1, 5, 17, 2), np.float32)
     assert (clip.visible.shape, clip.visible.dtype) == ((1, 5, 17), np.bool_)
+    assert (clip.occluded.shape, clip.occluded.dtype) == ((1, 5, 17), np.bool_)
     assert (clip.height_px.shape, clip.height_px.dtype) == ((1, 5), np.float32)
     assert (clip.action, clip.actor, clip.fps) == ("bow", 0, 10.0)
 
@@ -120,9 +128,71 @@ def test_actions_of_unseen_actors_are_told_apart_by_their_skeletons(clips: dict[
     assert np.mean(right) >= 0.8  # 1/7 by chance; the nearest mean is about the weakest classifier there is
 
 
+def middles(clip: ActorClip) -> np.ndarray:
+    """Where the two are across the picture (2, T), in heights."""
+    return clip.keypoints[:, :, TORSO, 0].mean(2) / clip.height_px.mean()
+
+
+def test_a_pair_is_two_people_wholly_inside_the_frame(pairs: dict[str, list[ActorClip]]):
+    for clip in [clip for some in pairs.values() for clip in some]:
+        assert clip.keypoints.shape == (2, 32, 17, 2) and clip.occluded.shape == (2, 32, 17)
+        assert clip.height_px.shape == (2, 32)
+        assert clip.visible.all()
+        assert (clip.keypoints >= 0).all() and (clip.keypoints <= np.array(SMALL[::-1]) - 1).all()
+
+
+def test_nobody_hides_a_single_person(clips: dict[str, list[ActorClip]]):
+    assert not any(clip.occluded.any() for some in clips.values() for clip in some)
+
+
+def test_who_crosses_ends_on_the_other_side_and_who_does_not_stays(pairs: dict[str, list[ActorClip]]):
+    for action, some in pairs.items():
+        for clip in some:
+            first, second = middles(clip)
+            crossed = np.sign(first[0] - second[0]) != np.sign(first[-1] - second[-1])
+            assert crossed == (action in CROSSING), action
+
+
+def test_who_crosses_hides_the_other_one(pairs: dict[str, list[ActorClip]]):
+    for clip in [clip for action in CROSSING for clip in pairs[action]]:
+        assert clip.occluded.mean(2).max() > 0.3
+
+
+def test_the_nearer_one_hides_the_other(pairs: dict[str, list[ActorClip]]):
+    for clip in [clip for action in CROSSING for clip in pairs[action]]:
+        feet = clip.keypoints[:, :, ANKLES, 1].mean(2)  # the camera looks down: nearer is lower
+        hidden, other = clip.occluded.sum(2), clip.occluded[::-1].sum(2)
+        assert ((feet < feet[::-1]) == (hidden > other))[hidden + other >= 4].all()
+
+
+def test_one_follows_the_other_the_same_way_at_a_distance(pairs: dict[str, list[ActorClip]]):
+    for clip in pairs["follow"]:
+        x = middles(clip)
+        way = x[:, -1] - x[:, 0]
+        assert way[0] * way[1] > 0 and np.abs(way).min() > 0.3
+        assert np.abs(x[0] - x[1]).min() > 0.3
+
+
+def test_hands_meet_in_a_handshake_and_part_again(pairs: dict[str, list[ActorClip]]):
+    for clip in pairs["handshake"]:
+        right = clip.keypoints[:, :, WRISTS[1]]
+        apart = np.linalg.norm(right[0] - right[1], axis=-1) / clip.height_px.mean()
+        assert apart.min() < 0.12 and apart.max() > 0.2  # hands are 0.1 long from the wrist
+
+
+def test_each_of_a_pair_keeps_their_clothes(pairs: dict[str, list[ActorClip]]):
+    for clip in pairs["pass_by"]:
+        shins = (clip.keypoints[:, :, KNEES] + clip.keypoints[:, :, ANKLES]) / 2  # no arm hangs before them
+        x, y = np.round(shins).astype(int).transpose(3, 0, 1, 2)
+        colour = clip.frames[np.arange(32)[:, None], y, x].astype(float)
+        first, last = np.median(colour[:, :8], (1, 2)), np.median(colour[:, -8:], (1, 2))
+        change = np.linalg.norm(first[:, None] - last, axis=-1)
+        assert change.argmin(1).tolist() == [0, 1]
+
+
 @pytest.mark.parametrize("num_frames", [1, 3])
 def test_very_short_clips_are_drawn_too(num_frames: int):
-    for action in ACTIONS:
+    for action in ACTIONS + PAIR_ACTIONS:
         assert np.isfinite(make_clip(action, actor=1, num_frames=num_frames, size=SMALL).keypoints).all()
 
 
