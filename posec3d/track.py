@@ -14,7 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
-MAX_GAP_S = 6.0
+MAX_GAP_S = 4.0
 """A person who is out of sight for longer comes back as a new track: people embrace for up to 3 s."""
 MIN_PRESENCE_S = 0.4
 """Tracks seen for less are dropped: on real clips false boxes lasted up to 1/3 s, people 2/3 s and more."""
