@@ -213,7 +213,7 @@ def progress(title: str, total: int) -> Iterator[Callable[[float, str], None]]:
     def advance(done: float, note: str) -> None:
         nonlocal said, last
         now = time.monotonic()
-        if not (now - said >= 30 or done == total != last):
+        if done == last or not (now - said >= 30 or done == total):
             return
         seen.append((now, done))
         rate = (done - seen[0][1]) / max(now - seen[0][0], 1e-9)
