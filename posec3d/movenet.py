@@ -77,7 +77,11 @@ class MoveNetPose:
         self.crop = Crop(side, side)
         self.map_size = side // 4, side // 4
         self._run = _runner(network, device, threads)
-        self.batch = best_batch(lambda n: self._run(np.zeros((n, side, side, 3), np.uint8))) if device != "cpu" else 1
+        self.batch = (
+            best_batch(lambda n: self._run(np.zeros((n, side, side, 3), np.uint8), ["people"]))
+            if device != "cpu"
+            else 1
+        )
 
     def estimate(self, crops: np.ndarray) -> np.ndarray:
         """Crops (B, S, S, 3) uint8 RGB -> (B, 17, 3) float32 x y score, in crop pixels."""
@@ -158,10 +162,10 @@ def _torch(network: Network, device: str) -> Callable[..., list[np.ndarray]]:
     model = kind(network.files["graph.json"], network.files["weights.bin"]).eval().to(device)
     model = model.to(memory_format=torch.channels_last)
 
-    def run(images: np.ndarray, outputs: list[str] | None = None) -> list[np.ndarray]:
+    def run(images: np.ndarray, outputs: list[str]) -> list[np.ndarray]:
         with torch.inference_mode(), torch.autocast(device, torch.float16, enabled=device == "cuda"):
             answer = model(torch.from_numpy(images).to(device, non_blocking=True))
         answers = answer if isinstance(answer, tuple) else (answer,)
-        return [a.float().cpu().numpy() for a in answers[: len(outputs or ["people"])]]
+        return [a.float().cpu().numpy() for a in answers[: len(outputs)]]
 
     return run

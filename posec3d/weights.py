@@ -84,7 +84,7 @@ def movenet_files() -> dict[str, Path]:
     folder = movenet_folder()
     paths = {name: folder / name for name in FILES}
     try:
-        # Hashing 27 MB takes 20 ms, and only when there is no exported network yet: no stamp file is needed.
+        # Hashing 27 MB takes 20 ms: no stamp file is needed.
         if not _problems(folder):
             return paths
         folder.mkdir(parents=True, exist_ok=True)
