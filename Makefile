@@ -4,7 +4,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint bench setup mmpose clean
+.PHONY: demo test test-slow lint bench setup mmpose triton clean
 
 demo: setup
 	$(BIN)/python -m jobs.demo --out runs/demo
@@ -12,7 +12,7 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest
 
-test-slow: mmpose
+test-slow: mmpose triton
 	$(BIN)/python -m pytest -m slow
 
 lint: setup
@@ -41,6 +41,13 @@ mmpose: .venv/.mmpose
 
 .venv/.mmpose: mmpose.txt .venv/.installed
 	$(BIN)/pip install -q --no-deps -r mmpose.txt
+	@touch $@
+
+# The CPU build of torch comes without it; its interpreter runs the GPU's kernels in the tests. A CUDA build has its own.
+triton: .venv/.triton
+
+.venv/.triton: .venv/.installed
+	$(BIN)/python -c 'import triton' 2>/dev/null || $(BIN)/pip install -q triton
 	@touch $@
 
 clean:

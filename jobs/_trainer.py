@@ -26,6 +26,7 @@ from posec3d import checkpoint as checkpoints
 from posec3d import training
 from posec3d.checkpoint import Checkpoint
 from posec3d.config import TrainConfig
+from posec3d.feed import Index, Share
 from posec3d.skeletons import skeleton
 from posec3d.storage import read_whole, write_whole
 
@@ -37,8 +38,8 @@ class Run:
     """What every worker of a run needs to know."""
 
     config: TrainConfig
-    train: render.Index
-    val: render.Index | None
+    train: Index
+    val: Index | None
     labels: tuple[str, ...]
     skeleton: str
     init: dict[str, torch.Tensor] | None
@@ -46,11 +47,13 @@ class Run:
     out: str
     workers: int
     use_gpu: bool
+    render: render.Render
+    """Where training volumes are drawn."""
 
     @property
     def steps(self) -> int:
         """Optimizer steps of an epoch."""
-        return self.train.clips * self.config.repeat // self.config.batch
+        return self.train.clips * self.config.repeat // self.workers // (self.config.batch // self.workers)
 
     def file(self, name: str) -> str:
         """URI of a file in the run's folder."""
@@ -78,6 +81,7 @@ def _worker(settings: dict[str, Any]) -> None:
     config = run.config
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
+    share = Share(rank, world)
     device = ray.train.torch.get_device()
     # Ray gives a worker one OpenMP thread a CPU it holds; the machine's cores are shared out instead.
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
@@ -99,15 +103,22 @@ def _worker(settings: dict[str, Any]) -> None:
         # Dropout of an epoch, too, is the same whether or not the run was interrupted before it.
         torch.manual_seed(config.seed * 100_003 + epoch * 1009 + rank)
         samples = render.training_samples(
-            run.train, config.clip, seed=config.seed, epoch=epoch, repeat=config.repeat, rank=rank, world=world
+            run.train,
+            config.clip,
+            seed=config.seed,
+            epoch=epoch,
+            repeat=config.repeat,
+            balanced=config.balanced,
+            share=share,
+            heatmap=config.heatmap if run.render == "worker" else None,
         )
-        return render.batches(samples, config.batch // world, shuffle_seed=config.seed + epoch)
+        return render.batches(samples, config.batch // world, drop_last=True)
 
     def validate() -> Iterable[training.Batch]:
         if world > 1:  # each rank has running statistics of its own; the checkpoint has those of rank 0
             for buffer in model.buffers():
                 distributed.broadcast(buffer, 0)
-        samples = render.testing_samples(run.val, config.clip, rank=rank, world=world)  # type: ignore[arg-type]
+        samples = render.testing_samples(run.val, config.clip, share=share)  # type: ignore[arg-type]
         for batch in render.batches(samples, config.batch // world):
             yield {**batch, "xy": batch["xy"][:, 0], "score": batch["score"][:, 0]}
 

@@ -12,10 +12,11 @@ import ray
 import tyro
 
 from jobs import _job
-from pipelines import extract, predict, render
+from pipelines import extract, predict
 from posec3d import checkpoint as checkpoints
 from posec3d import draw, metrics
 from posec3d import table as tables
+from posec3d.feed import index
 from posec3d.storage import write_whole
 
 
@@ -63,7 +64,7 @@ def run(job: Evaluate) -> dict[str, Any]:
     _job.require_splits(job.table, found, job.split)
     if found["skeletons"] != {loaded[0].skeleton}:
         raise _job.UsageError(f"{job.table} has skeletons {sorted(found['skeletons'])}, the model {loaded[0].skeleton}")
-    chosen = render.index(job.table, job.split, people=False)
+    chosen = index(job.table, job.split, people=False)
     if not chosen.clips:
         raise _job.UsageError(
             f"no labelled clip in split {job.split!r} of {job.table}; it has {sorted(found['splits'])}"

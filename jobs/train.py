@@ -14,10 +14,11 @@ import torch
 import tyro
 
 from jobs import _job, _trainer
-from pipelines import render
+from pipelines.render import Render
 from posec3d import checkpoint as checkpoints
 from posec3d import table as tables
 from posec3d.config import PRESETS, TrainConfig
+from posec3d.feed import index
 from posec3d.storage import read_whole, write_whole
 
 
@@ -40,6 +41,10 @@ class Train:
     """Training workers; the batch is shared out among them."""
     use_gpu: bool = False
     """One GPU a worker."""
+    render: Render = "device"
+    """Where volumes are drawn: on the device that trains, or by Ray's workers, which send them (8 bits a pixel)."""
+    cache_gb: float = 10
+    """Disk of each machine for copies of a remote table's files, each fetched once; larger tables stay there."""
     init: str | None = None
     """Run or checkpoint whose weights to start from; with other classes the classifier starts anew."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
@@ -120,8 +125,10 @@ def prepare(job: Train) -> _trainer.Run:
         raise _job.UsageError(f"{job.table} mixes skeletons {sorted(found['skeletons'])}; train on one")
     if job.workers < 1 or config.batch % job.workers:
         raise _job.UsageError(f"batch {config.batch} cannot be shared out among {job.workers} workers evenly")
-    train = render.index(job.table, job.train_split)
-    val = None if job.val_split is None else render.index(job.table, job.val_split, people=False)
+    train = index(job.table, job.train_split, cache_gb=job.cache_gb)
+    val = None
+    if job.val_split is not None:
+        val = index(job.table, job.val_split, people=False, cache_gb=job.cache_gb)
     if not train.clips:
         raise _job.UsageError(f"no labelled clip with people in the training split {job.train_split!r}")
     if train.clips * config.repeat < config.batch:
@@ -149,6 +156,7 @@ def prepare(job: Train) -> _trainer.Run:
         out=job.out,
         workers=job.workers,
         use_gpu=job.use_gpu,
+        render=job.render,
     )
 
 
@@ -168,7 +176,9 @@ def _initial_weights(uri: str, config: TrainConfig, skeleton: str, labels: tuple
 def _same_config(job: Train, plan: _trainer.Run) -> None:
     """Write config.json, or see that the folder's is this one. Other workers or GPUs are the same run."""
     uri = plan.file("config.json")
-    decides = {k: v for k, v in dataclasses.asdict(job).items() if k not in ("out", "workers", "use_gpu")}
+    decides = {
+        k: v for k, v in dataclasses.asdict(job).items() if k not in ("out", "workers", "use_gpu", "render", "cache_gb")
+    }
     decides |= {"labels": plan.labels, "clips": [plan.train.clips, plan.val.clips if plan.val else 0]}
     text = json.dumps(decides, indent=1).encode()
     before = read_whole(uri)

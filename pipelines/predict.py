@@ -15,6 +15,7 @@ from pipelines import render
 from pipelines.plan import Video
 from posec3d import checkpoint as checkpoints
 from posec3d import estimators
+from posec3d.feed import Index
 from posec3d.recognizer import Recognizer, Result
 from posec3d.weights import Network
 
@@ -36,7 +37,7 @@ class _Classify:
 
 
 def scores(
-    chosen: render.Index, model: bytes, *, num_clips: int, flipped: bool, actors: int, use_gpu: bool = False
+    chosen: Index, model: bytes, *, num_clips: int, flipped: bool, actors: int, use_gpu: bool = False
 ) -> ray.data.Dataset:
     """Class probabilities of a table's clips, averaged over their views.
 

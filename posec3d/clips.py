@@ -4,9 +4,10 @@ Everything here works on coordinates (a few KB a clip), so that CPU workers send
 where it is consumed. Sections 3.2 of the paper: uniform sampling and subject-centred cropping.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -62,6 +63,37 @@ def uniform_sample(num_frames: int, clip_len: int, *, num_clips: int = 1, rng: R
     return np.stack(clips).astype(np.int64) % num_frames
 
 
+def stride_sample(
+    num_frames: int, clip_len: int, stride: int, *, num_clips: int = 1, rng: Rng | None = None
+) -> np.ndarray:
+    """Take every `stride`-th frame from one start on: what uniform sampling is compared with (paper, section 4.2).
+
+    Args:
+        num_frames: T of the video, >= 1; a clip longer than it begins again at its start.
+        clip_len: T of the clip.
+        stride: frames from one to the next.
+        num_clips: how many clips.
+        rng: draws the starts; None spreads them evenly, one clip lies in the middle.
+
+    Returns:
+        int64 (num_clips, clip_len), frame numbers in [0, num_frames).
+
+    Raises:
+        ValueError: a size under 1.
+    """
+    if min(num_frames, clip_len, stride, num_clips) < 1:
+        raise ValueError(
+            f"num_frames, clip_len, stride and num_clips must be >= 1, got "
+            f"{num_frames}, {clip_len}, {stride}, {num_clips}"
+        )
+    room = max(num_frames - (clip_len - 1) * stride, 1)  # places a clip can begin at
+    if rng is None:
+        starts = ((np.arange(num_clips) + 0.5) * room / num_clips).astype(np.int64)
+    else:
+        starts = np.array([_integers(rng, 0, room) for _ in range(num_clips)], np.int64)
+    return (starts[:, None] + np.arange(clip_len) * stride) % num_frames
+
+
 def subject_crop(
     xy: np.ndarray,
     score: np.ndarray,
@@ -87,24 +119,44 @@ def subject_crop(
     Returns:
         The coordinates in the crop, (M, T, V, 2), and its size (h, w).
     """
+    x, y, w, h = _subject_box(xy, score, frame_size, padding, min_size, aspect)
+    if (x, y, h, w) == (0, 0, *frame_size):
+        return xy, frame_size
     present = (score > 0) & np.isfinite(xy).all(-1)
-    if not present.any():
-        return xy, frame_size
-    points = xy[present].astype(np.float64)
-    low, high = points.min(0), points.max(0)
-    if (high - low).min() < min_size:
-        return xy, frame_size
-    centre = (low + high) / 2
-    half_w, half_h = (high - low) / 2 * (1 + padding)
+    cropped = np.where(present[..., None], xy - np.array([x, y], xy.dtype), xy)
+    return cropped.astype(xy.dtype), (h, w)
+
+
+def _subject_box(
+    xy: np.ndarray,
+    score: np.ndarray,
+    frame_size: tuple[int, int],
+    padding: float = 0.25,
+    min_size: int = 10,
+    aspect: float | None = 1.0,
+) -> tuple[int, int, int, int]:
+    """The box x, y, w, h of `subject_crop`; all of the frame where nothing is cropped."""
+    h, w = frame_size
+    points = xy.reshape(-1, 2)[score.reshape(-1) > 0]
+    x0, y0, x1, y1 = _extent(points)
+    if not math.isfinite(x0 + y0 + x1 + y1):  # seldom, so looked at only then
+        x0, y0, x1, y1 = _extent(points[np.isfinite(points).all(-1)])
+    if not (x1 - x0 >= min_size and y1 - y0 >= min_size):
+        return 0, 0, w, h
+    half_w, half_h = (x1 - x0) / 2 * (1 + padding), (y1 - y0) / 2 * (1 + padding)
     if aspect is not None:
         half_h = max(aspect * half_w, half_h)
         half_w = max(half_h / aspect, half_w)
-    half = np.array([half_w, half_h])
-    # astype truncates toward zero, as int() does.
-    x0, y0 = (centre - half).astype(np.int64)
-    x1, y1 = (centre + half).astype(np.int64)
-    cropped = np.where(present[..., None], xy - np.array([x0, y0], xy.dtype), xy)
-    return cropped.astype(xy.dtype), (int(y1 - y0), int(x1 - x0))
+    x, y = (x0 + x1) / 2, (y0 + y1) / 2
+    left, top = int(x - half_w), int(y - half_h)
+    return left, top, int(x + half_w) - left, int(y + half_h) - top
+
+
+def _extent(points: np.ndarray) -> tuple[float, float, float, float]:
+    """Least x and y, greatest x and y of points (P, 2); without any, least above greatest."""
+    x, y = points[:, 0], points[:, 1]
+    low = float(x.min(initial=np.inf)), float(y.min(initial=np.inf))
+    return *low, float(x.max(initial=-np.inf)), float(y.max(initial=-np.inf))
 
 
 def random_resized_crop(
@@ -179,9 +231,28 @@ class ClipConfig:
     """Range of the random resized crop's area in training, relative; 1 1 switches it off."""
     flip: float = 0.5
     """Probability of a horizontal flip in training."""
+    rotate: float = 0.0
+    """Largest rotation of a clip in training, degrees to either side."""
+    scale: float = 0.0
+    """Largest change of a clip's scale in training, relative, to either side."""
+    drop: float = 0.0
+    """Probability in training that a joint of a person is lost in a frame: score 0."""
+    noise: float = 0.0
+    """Standard deviation of what is added to a joint's place in training, in heatmap pixels of `size`."""
+    stride: int | None = None
+    """Every stride-th frame from one start on, to compare with; None is uniform sampling, as published."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
+        if not (0 <= self.rotate <= 180 and 0 <= self.scale < 1 and self.noise >= 0):
+            raise ValueError(
+                f"clip.rotate must be in [0, 180], clip.scale in [0, 1), clip.noise >= 0, got {self.rotate}, "
+                f"{self.scale}, {self.noise}"
+            )
+        if not 0 <= self.drop < 1:
+            raise ValueError(f"clip.drop must be in [0, 1), got {self.drop}")
+        if self.stride is not None and self.stride < 1:
+            raise ValueError(f"clip.stride must be >= 1, got {self.stride}")
         if min(self.length, self.size, self.test_size) < 1:
             raise ValueError(f"clip.length, size, test_size must be >= 1, got {self}")
         if not 0 < self.area[0] <= self.area[1] <= 1:
@@ -190,37 +261,97 @@ class ClipConfig:
             raise ValueError(f"clip.flip must be in [0, 1], got {self.flip}")
 
 
-def training_clip(
-    xy: np.ndarray,
-    score: np.ndarray,
-    frame_size: tuple[int, int],
-    config: ClipConfig,
-    mirror: Sequence[int],
-    rng: Rng,
+class Poses(Protocol):
+    """What of a table's row a clip is made from; `posec3d.table.Clip` is one."""
+
+    @property
+    def keypoints(self) -> np.ndarray:
+        """(M, T, V, 2) pixels."""
+
+    @property
+    def scores(self) -> np.ndarray:
+        """(M, T, V), 0 = not detected."""
+
+    @property
+    def height(self) -> int:
+        """Of the frame, pixels."""
+
+    @property
+    def width(self) -> int:
+        """Of the frame, pixels."""
+
+
+def training_clips(
+    videos: Sequence[Poses], config: ClipConfig, mirror: Sequence[int], rngs: Sequence[Rng], persons: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sample, crop and augment one clip for training.
+    """Sample, crop and augment one training clip of each video.
+
+    Draws are made video by video, each from its own generator: a clip does not depend on its neighbours. What they
+    mean for the coordinates, crop, resize, random crop, rotation and flip, is one affine map a clip, for all at once.
 
     Args:
-        xy: (M, T, V, 2) pixels of a frame of `frame_size` (h, w).
-        score: (M, T, V).
-        frame_size: (h, w).
+        videos: N of them, of one skeleton with V joints, of any M and T each.
         config: lengths, sizes and augmentation.
         mirror: `Skeleton.mirror`.
-        rng: source of all draws.
+        rngs: N sources of all draws.
+        persons: M of the result; more people are cut from the end, fewer padded with nobody.
 
     Returns:
-        xy float32 (M, config.length, V, 2) in heatmap pixels of (config.size, config.size), and score.
+        xy float32 (N, persons, config.length, V, 2) in heatmap pixels of (config.size, config.size), and score float32
+        (N, persons, config.length, V).
     """
-    frames = uniform_sample(xy.shape[1], config.length, rng=rng)[0]
-    xy, score = xy[:, frames], score[:, frames]
-    xy, size = subject_crop(xy, score, frame_size, padding=config.padding)
-    # As published: to the size of testing first, then the random crop of that to the size of training.
-    xy = _resize(xy, size, config.test_size)
-    x, y, w, h = random_resized_crop((config.test_size, config.test_size), rng, area=config.area)
-    xy = _resize(xy - np.array([x, y], np.float32), (h, w), config.size)
-    if rng.random() < config.flip:
-        xy, score = flip(xy, score, config.size, mirror)
+    shape = (len(videos), persons, config.length, len(mirror))
+    xy, score = np.zeros((*shape, 2), np.float32), np.zeros(shape, np.float32)
+    place = np.empty((len(videos), 2, 3), np.float32)
+    flipped = np.zeros(len(videos), bool)
+    for n, (video, rng) in enumerate(zip(videos, rngs, strict=True)):
+        frames = sample_frames(video.keypoints.shape[1], config, rng=rng)[0]
+        points, seen = video.keypoints[:, frames], video.scores[:, frames]
+        people = min(persons, len(points))
+        xy[n, :people], score[n, :people] = points[:people], seen[:people]
+        place[n], flipped[n] = _draw_place(points, seen, (video.height, video.width), config, rng)
+        if config.drop:
+            score[n] *= rng.random(shape[1:]) >= config.drop
+    x, y = xy[..., 0], xy[..., 1]
+    a, b = place[:, :, :, None, None, None].transpose(1, 2, 0, 3, 4, 5)
+    xy = np.stack([a[0] * x + a[1] * y + a[2], b[0] * x + b[1] * y + b[2]], -1)
+    if config.noise:
+        for n, rng in enumerate(rngs):
+            xy[n] += config.noise * np.asarray(rng.standard_normal(xy.shape[1:]), np.float32)
+    if flipped.any():
+        xy[flipped], score[flipped] = flip(xy[flipped], score[flipped], config.size, mirror)
     return xy, score
+
+
+def _draw_place(
+    xy: np.ndarray, score: np.ndarray, frame_size: tuple[int, int], config: ClipConfig, rng: Rng
+) -> tuple[tuple[tuple[float, float, float], tuple[float, float, float]], bool]:
+    """Draw where a clip goes: the affine map (2, 3) from its frame to its volume, and whether it is flipped then."""
+    left, top, w, h = _subject_box(xy, score, frame_size, config.padding)
+    # As published: to the size of testing first, then the random crop of that to the size of training.
+    side = config.test_size
+    x, y, crop_w, crop_h = random_resized_crop((side, side), rng, area=config.area)
+    to_x, to_y = config.size / crop_w, config.size / crop_h
+    scale_x, scale_y = side / w, side / h
+    cos, sin = 1.0, 0.0
+    if config.rotate or config.scale:
+        angle, zoom = math.radians(config.rotate * rng.uniform(-1, 1)), 1 + config.scale * rng.uniform(-1, 1)
+        cos, sin = zoom * math.cos(angle), zoom * math.sin(angle)
+    turned = rng.random() < config.flip
+    # p -> crop(rotate(resize(p - corner) - centre) + centre), written out.
+    centre = (side - 1) / 2
+    from_x, from_y = -left * scale_x - centre, -top * scale_y - centre
+    return (
+        (to_x * cos * scale_x, -to_x * sin * scale_y, to_x * (cos * from_x - sin * from_y + centre - x)),
+        (to_y * sin * scale_x, to_y * cos * scale_y, to_y * (sin * from_x + cos * from_y + centre - y)),
+    ), turned
+
+
+def sample_frames(num_frames: int, config: ClipConfig, *, num_clips: int = 1, rng: Rng | None = None) -> np.ndarray:
+    """Frame numbers (num_clips, config.length) by the config's way of sampling; None as `rng` is the test draw."""
+    if config.stride is not None:
+        return stride_sample(num_frames, config.length, config.stride, num_clips=num_clips, rng=rng)
+    return uniform_sample(num_frames, config.length, num_clips=num_clips, rng=rng)
 
 
 def testing_clips(
@@ -232,18 +363,14 @@ def testing_clips(
         xy float32 (num_clips, M, config.length, V, 2) in heatmap pixels of (config.test_size, config.test_size), and
         score (num_clips, M, config.length, V).
     """
-    frames = uniform_sample(xy.shape[1], config.length, num_clips=num_clips).ravel()
+    frames = sample_frames(xy.shape[1], config, num_clips=num_clips).ravel()
     xy, score = xy[:, frames], score[:, frames]
-    xy, size = subject_crop(xy, score, frame_size, padding=config.padding)
-    xy = _resize(xy, size, config.test_size)
+    left, top, w, h = _subject_box(xy, score, frame_size, config.padding)
+    scale = np.array([config.test_size / w, config.test_size / h], np.float32)
+    xy = ((xy - np.array([left, top], np.float32)) * scale).astype(np.float32)
     people, _, joints = score.shape
     xy = xy.reshape(people, num_clips, config.length, joints, 2).swapaxes(0, 1)
     return xy, score.reshape(people, num_clips, config.length, joints).swapaxes(0, 1)
-
-
-def _resize(xy: np.ndarray, frame_size: tuple[int, int], side: int) -> np.ndarray:
-    h, w = frame_size
-    return (xy * np.array([side / w, side / h], np.float32)).astype(np.float32)
 
 
 def pad_persons(xy: np.ndarray, score: np.ndarray, persons: int) -> tuple[np.ndarray, np.ndarray]:

@@ -91,6 +91,8 @@ class TrainConfig:
     """Epochs; after each one the model is validated and saved."""
     repeat: int = 10
     """Samples drawn from each clip in an epoch."""
+    balanced: bool = False
+    """Draw every class equally often, in as many samples; for sets whose classes differ much in size."""
     batch: int = 256
     """Samples a step, all workers together."""
     seed: int = 0

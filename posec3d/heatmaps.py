@@ -1,11 +1,12 @@
 """Heatmaps: a clip of coordinates -> a volume of joints or limbs (paper, section 3.2).
 
 Both functions draw all people of all clips of a batch at once, people merged by maximum, where the coordinates lie:
-on the CPU by a compiled kernel (`heatmaps_cpu`), elsewhere, in float64, and where Numba is not installed, by torch.
-A joint is a limb from itself to itself.
+on the CPU and on NVIDIA's GPUs by kernels of their own (`heatmaps_cpu`, `heatmaps_cuda`), elsewhere, in float64, and
+where Numba or Triton is not installed, by torch. A joint is a limb from itself to itself.
 """
 
 import itertools
+import logging
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,8 @@ from typing import TypeVar
 import numpy as np
 import torch
 from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 
@@ -119,8 +122,11 @@ def _volumes(
     clips = math.prod(score.shape[:-3])
     target = volume.reshape(clips, *volume.shape[-4:])
     points, peak = xy.reshape(clips, *xy.shape[-4:]), score.reshape(clips, *score.shape[-3:])
-    if volume.device.type == "cpu" and volume.dtype != torch.float64 and (kernel := _cpu_kernel()):
+    kernel = None if volume.dtype == torch.float64 else _kernel(volume.device.type)
+    if kernel and volume.device.type == "cpu":
         _draw_on_cpu(kernel, points, peak, limbs, sigma, min_score, target, threads)
+    elif kernel:
+        kernel.draw(points, peak, limbs, float(sigma), float(min_score), target)
     else:
         _draw_by_torch(_tensor(points), _tensor(peak), limbs, sigma, min_score, target)
     if target.data_ptr() != volume.data_ptr():  # leading axes that no view could merge
@@ -158,13 +164,20 @@ def _tensor(array: np.ndarray | Tensor) -> Tensor:
 
 
 @cache
-def _cpu_kernel() -> ModuleType | None:
-    """The compiled kernel, or None where Numba is not installed."""
+def _kernel(device: str) -> ModuleType | None:
+    """What draws on a type of device, or None where there is no such thing."""
     try:
-        from posec3d import heatmaps_cpu
-    except ImportError:
-        return None
-    return heatmaps_cpu
+        if device == "cpu":
+            from posec3d import heatmaps_cpu
+
+            return heatmaps_cpu
+        if device == "cuda":
+            from posec3d import heatmaps_cuda
+
+            return heatmaps_cuda
+    except ImportError:  # neither Numba nor Triton is a must
+        log.info("no compiled heatmap kernel for %s: torch draws, slower", device)
+    return None
 
 
 def _draw_on_cpu(
@@ -185,6 +198,9 @@ def _draw_on_cpu(
     settings = (points, peak, pairs, float(sigma), float(min_score))
     direct = target.dtype == torch.float32 and target.is_contiguous() and width >= kernel.LANES
 
+    inference = torch.is_inference_mode_enabled()
+
+    @torch.inference_mode(inference)  # which each thread has to be told
     def draw(first: int, last: int) -> None:
         """Channels first .. last - 1 of all clips."""
         if direct:

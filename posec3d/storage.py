@@ -1,7 +1,8 @@
-"""Storage: bytes -> a file at any fsspec URI, whole or not at all."""
+"""Storage: bytes -> a file at any fsspec URI, whole or not at all; and copies of remote files on the local disk."""
 
 import _thread
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -11,9 +12,11 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import fsspec
+from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
 
 log = logging.getLogger(__name__)
@@ -86,6 +89,47 @@ def read_whole(uri: str) -> bytes | None:
         return bytes(fs.cat_file(path))
     except FileNotFoundError:
         return None
+
+
+def is_local(uri: str) -> bool:
+    """Whether a URI is of this machine's disk, or of one that is mounted there."""
+    return isinstance(fsspec.url_to_fs(uri)[0], LocalFileSystem)
+
+
+def cache_folder() -> Path:
+    """Where fetched files are kept: `$POSEC3D_CACHE`, by default ~/.cache/posec3d."""
+    cache = os.environ.get("POSEC3D_CACHE") or "~/.cache/posec3d"
+    return Path(cache).expanduser().absolute()
+
+
+def open_copy(uri: str, limit: int) -> BinaryIO:
+    """Open a remote file that never changes as a copy on this machine's disk, fetched once for all processes.
+
+    Args:
+        uri: the file.
+        limit: bytes that copies may take in all; those used least recently make room.
+
+    Raises:
+        FileNotFoundError: no such file.
+    """
+    folder = cache_folder() / "tables"
+    path = folder / hashlib.blake2b(uri.encode(), digest_size=16).hexdigest()
+    with contextlib.suppress(FileNotFoundError):
+        os.utime(path)
+        return open(path, "rb")
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        if not path.exists():  # else another process has fetched it while this one waited
+            fs, name = fsspec.url_to_fs(uri)
+            with reaching(uri):
+                write_whole(str(path), fs.cat_file(name))
+            used = sorted((p for p in folder.iterdir() if p.name != ".lock"), key=lambda p: -p.stat().st_mtime)
+            sizes = 0
+            for copy in used:
+                sizes += copy.stat().st_size
+                if sizes > limit and copy != path:
+                    copy.unlink()
+        return open(path, "rb")
 
 
 class Leased(Exception):

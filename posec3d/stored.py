@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from posec3d import table as tables
-from posec3d.clips import ClipConfig, subject_crop, uniform_sample
+from posec3d.clips import ClipConfig, sample_frames, subject_crop
 from posec3d.table import Clip
 
 HEATMAPS = pa.schema(
@@ -134,7 +134,7 @@ def stored_volumes(clip: Clip, heatmaps: Heatmaps, config: ClipConfig, num_clips
             f"clip {clip.clip_id} has (people, frames) = {(people, clip.num_frames)}, "
             f"its heatmaps {heatmaps.regions.shape[:2]}; extract it into a new table"
         )
-    sampled = uniform_sample(clip.num_frames, config.length, num_clips=num_clips)
+    sampled = sample_frames(clip.num_frames, config, num_clips=num_clips)
     xy, score = clip.keypoints[:, sampled.ravel()], clip.scores[:, sampled.ravel()]
     cropped, (height, width) = subject_crop(xy, score, (clip.height, clip.width), padding=config.padding)
     corner = (xy - cropped)[score > 0][:1].sum(0)  # all points with a score move alike; without any, nothing is cropped

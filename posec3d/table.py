@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from posec3d.skeletons import skeleton
-from posec3d.storage import write_whole
+from posec3d.storage import open_copy, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -234,14 +234,18 @@ def size(uri: str) -> int:
     return sum(file["size"] for file in fs.ls(root, detail=True) if file["name"].endswith(".parquet"))
 
 
-def open_file(path: str) -> pq.ParquetFile:
+def open_file(path: str, *, cache: int = 0) -> pq.ParquetFile:
     """Open one data file and check the version of its schema.
+
+    Args:
+        path: from `data_files`.
+        cache: open a copy on this machine's disk, where so many bytes of copies may lie; 0 opens the file itself.
 
     Raises:
         ValueError: not a keypoint table, or one of a newer version.
     """
     fs, name = fsspec.url_to_fs(path)
-    file = pq.ParquetFile(fs.open(name, "rb"), pre_buffer=True)
+    file = pq.ParquetFile(open_copy(path, cache) if cache else fs.open(name, "rb"), pre_buffer=True)
     found = (file.schema_arrow.metadata or {}).get(VERSION_KEY)
     if found is None:
         raise ValueError(f"{path}: Parquet, but not a keypoint table (no {VERSION_KEY.decode()} in its schema)")

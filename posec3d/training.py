@@ -1,7 +1,10 @@
 """Training: batches of coordinate clips -> a model. Loops over any iterable; knows neither Ray nor files."""
 
+import contextlib
 import itertools
 import math
+import queue
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,16 +21,37 @@ from posec3d.heatmaps import joint_volumes, limb_volumes
 from posec3d.skeletons import Skeleton
 
 Batch = Mapping[str, Any]
-"""Arrays by name: `xy` (N, M, T, V, 2) in heatmap pixels, `score` (N, M, T, V), `label` (N,)."""
+"""Arrays or tensors by name: `label` (N,), and either `xy` (N, M, T, V, 2) in heatmap pixels and `score` (N, M, T, V),
+or `volume` (N, C, T, H, W) uint8, 255 = 1."""
 
 
-def draw(xy: Tensor, score: Tensor, size: int, heatmap: HeatmapConfig, skeleton: Skeleton) -> Tensor:
-    """The volume (N, C, T, size, size) of a batch of clips, in the layout that 3D convolutions like best."""
-    if heatmap.kind == "joint":
-        volume = joint_volumes(xy, score, (size, size), sigma=heatmap.sigma)
-    else:
-        volume = limb_volumes(xy, score, skeleton.limbs, (size, size), sigma=heatmap.sigma)
-    return volume.contiguous(memory_format=torch.channels_last_3d)
+def draw(
+    xy: Tensor,
+    score: Tensor,
+    size: int,
+    heatmap: HeatmapConfig,
+    skeleton: Skeleton,
+    *,
+    dtype: torch.dtype = torch.float32,
+    memory_format: torch.memory_format = torch.channels_last_3d,
+) -> Tensor:
+    """The volume (N, C, T, size, size) of a batch of clips, by default in the layout 3D convolutions like best."""
+    joint = heatmap.kind == "joint"
+    shape = (len(xy), len(skeleton.joints if joint else skeleton.limbs), xy.shape[2], size, size)
+    out = torch.empty(shape, dtype=dtype, device=xy.device, memory_format=memory_format)
+    threads = torch.get_num_threads()
+    if joint:
+        return joint_volumes(xy, score, (size, size), sigma=heatmap.sigma, out=out, threads=threads)
+    return limb_volumes(xy, score, skeleton.limbs, (size, size), sigma=heatmap.sigma, out=out, threads=threads)
+
+
+def _volume(batch: Batch, size: int, config: TrainConfig, skeleton: Skeleton, device: torch.device | str) -> Tensor:
+    """The volume of a batch, drawn on the device unless somebody drew it before."""
+    if "volume" in batch:
+        volume = torch.as_tensor(batch["volume"]).to(device).float() / 255
+        return volume.contiguous(memory_format=torch.channels_last_3d)
+    xy, score = (torch.as_tensor(batch[name]).to(device) for name in ("xy", "score"))
+    return draw(xy, score, size, config.heatmap, skeleton)
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
@@ -67,6 +91,53 @@ class Waiting:
                 self.first = waited
             yield batch
             start = time.perf_counter()
+
+
+def prefetch(batches: Iterable[Batch], device: torch.device | str = "cpu", depth: int = 2) -> Iterator[dict[str, Any]]:
+    """Have the next batches made while the present one is used.
+
+    A thread of its own takes from `batches`; for CUDA it leaves them in pinned memory, from where they are copied
+    without anybody waiting.
+
+    Args:
+        batches: by name, arrays of numbers, which become tensors on the device, and others, which stay what they are.
+        device: where to.
+        depth: batches made ahead.
+    """
+    pinned = torch.device(device).type == "cuda"
+    ready: queue.Queue[dict[str, Any] | Exception | None] = queue.Queue(depth)
+    over = threading.Event()
+
+    def put(item: dict[str, Any] | Exception | None) -> bool:
+        """Wait for room; False if nobody takes any more."""
+        while not over.is_set():
+            with contextlib.suppress(queue.Full):
+                ready.put(item, timeout=0.1)
+                return True
+        return False
+
+    def make() -> None:
+        try:
+            for batch in batches:
+                numbers = {k: torch.as_tensor(v) for k, v in batch.items() if np.asarray(v).dtype.kind in "biuf"}
+                if pinned:
+                    numbers = {name: tensor.pin_memory() for name, tensor in numbers.items()}
+                if not put({**batch, **numbers}):
+                    return
+            put(None)
+        except Exception as error:  # raised where the batches are used
+            put(error)
+
+    thread = threading.Thread(target=make, daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, Exception):
+                raise item
+            yield {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in item.items()}
+    finally:
+        over.set()
+        thread.join(timeout=10)  # it may be waiting for a batch that takes longer
 
 
 def fit(
@@ -115,14 +186,13 @@ def fit(
         right = torch.zeros((), device=device)
         samples = done = 0
         rate = 0.0
-        waiting = Waiting(itertools.islice(train(epoch), steps))
+        waiting = Waiting(prefetch(itertools.islice(train(epoch), steps), device))
         for step, batch in enumerate(waiting):
             rate = learning_rate(config.optim, epoch * steps + step, total)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             label = torch.as_tensor(batch["label"], device=device).long()
-            volume = draw(*_to(batch, device), config.clip.size, config.heatmap, skeleton)
-            logits = trained(volume)
+            logits = trained(_volume(batch, config.clip.size, config, skeleton, device))
             loss = F.cross_entropy(logits, label, label_smoothing=config.optim.label_smoothing)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -154,10 +224,6 @@ def fit(
         yield {k: float(v) for k, v in result.items()}
 
 
-def _to(batch: Batch, device: torch.device | str) -> tuple[Tensor, Tensor]:
-    return tuple(torch.as_tensor(batch[name]).to(device, non_blocking=True) for name in ("xy", "score"))  # type: ignore[return-value]
-
-
 def _validate(
     model: nn.Module,
     config: TrainConfig,
@@ -187,5 +253,5 @@ def predict(
 ) -> np.ndarray:
     """Class probabilities (N, classes) of test clips (N, M, T, V, 2) in heatmap pixels of config.clip.test_size."""
     model.eval()
-    volume = draw(*_to(batch, device), config.clip.test_size, config.heatmap, skeleton)
+    volume = _volume(batch, config.clip.test_size, config, skeleton, device)
     return model(volume).softmax(1).cpu().numpy()

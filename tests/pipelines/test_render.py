@@ -7,10 +7,11 @@ import pyarrow as pa
 import pytest
 
 from pipelines import render
-from posec3d import actors
+from posec3d import actors, feed
 from posec3d.clips import ClipConfig, testing_clips
 from posec3d.config import HeatmapConfig
-from posec3d.heatmaps import joint_volumes
+from posec3d.feed import Share, index
+from posec3d.heatmaps import joint_volumes, limb_volumes
 from posec3d.skeletons import COCO17
 from posec3d.stored import HEATMAPS, Heatmaps, heatmaps_row, heatmaps_uri, pack, stored_volumes
 from posec3d.table import Clip, read_table, write_file, write_table
@@ -36,17 +37,9 @@ def table(tmp_path_factory):
     return uri
 
 
-def test_the_index_chooses_a_split_and_says_what_it_leaves_out(table):
-    chosen = render.index(table, "train")
-    assert (chosen.clips, chosen.persons, chosen.skipped) == (6, 2, 2)
-    assert render.index(table, "train", labelled=False, people=False).clips == 8
-    assert render.index(table, "!train").clips == 1
-
-
 def drawn(table, ray_local, **options):
-    chosen = render.index(table, "train")
-    rows = render.training_samples(chosen, CONFIG, repeat=2, **{"seed": 1, "epoch": 0, **options}).take_all()
-    return [(row["clip_id"], row["xy"].tobytes()) for row in rows]
+    rows = render.training_samples(index(table, "train"), CONFIG, repeat=2, **{"seed": 1, "epoch": 0, **options})
+    return [(row["clip_id"], row["xy"].tobytes()) for row in rows.take_all()]
 
 
 def test_an_epoch_holds_every_clip_as_often_as_told_and_is_a_function_of_its_seed(table, ray_local):
@@ -57,23 +50,39 @@ def test_an_epoch_holds_every_clip_as_often_as_told_and_is_a_function_of_its_see
     assert set(drawn(table, ray_local, epoch=1)).isdisjoint(one)
 
 
-def test_the_classes_of_a_sorted_table_come_mixed(ray_local, tmp_path):
-    clips = [actor_clip(i % 3, label=i // 40, label_name=str(i // 40)) for i in range(160)]
+def test_ray_and_one_process_make_the_same_batches(ray_local, tmp_path):
+    clips = [actor_clip(i % 7, people=1 + i % 2, label=i // 40, label_name=str(i // 40)) for i in range(160)]
     clips = [dataclasses.replace(clip, clip_id=f"c{i}") for i, clip in enumerate(clips)]
-    write_table(clips, str(tmp_path), rows_per_file=40)  # a class a file
-    samples = render.training_samples(render.index(str(tmp_path), "train"), CONFIG, seed=0, epoch=0, repeat=2)
-    classes = [len(set(b["label"])) for b in render.batches(samples, 32, shuffle_seed=0)]
-    assert min(classes) == 4
+    write_table(clips, str(tmp_path), rows_per_file=40)
+    chosen = index(str(tmp_path), "train")
+    plan = {"seed": 3, "epoch": 1, "repeat": 8, "balanced": True, "share": Share(1, 2)}
+    by_ray = list(render.batches(render.training_samples(chosen, CONFIG, **plan), 32, drop_last=True))
+    here = list(feed.training_batches(chosen, CONFIG, 32, **plan))
+    assert len(by_ray) == len(here) == 160 * 8 // 2 // 32
+    for ours, theirs in zip(by_ray, here, strict=True):
+        assert ours.keys() == theirs.keys()
+        for name in ours:
+            np.testing.assert_array_equal(ours[name], theirs[name])
 
 
-def test_the_shares_of_workers_are_equal_and_make_up_the_epoch(table, ray_local):
-    shares = [drawn(table, ray_local, rank=rank, world=3) for rank in range(3)]
-    assert [len(share) for share in shares] == [4, 4, 4]
-    assert sorted(sample for share in shares for sample in share) == sorted(drawn(table, ray_local))
+@pytest.mark.parametrize("kind", ["joint", "limb"])
+def test_volumes_drawn_by_the_workers_are_those_drawn_from_their_coordinates(table, ray_local, kind):
+    plan, heatmap = {"seed": 1, "epoch": 0, "repeat": 2}, HeatmapConfig(kind=kind)
+    chosen = index(table, "train")
+    plain = feed.training_batches(chosen, CONFIG, 4, **plan)
+    made = render.batches(render.training_samples(chosen, CONFIG, heatmap=heatmap, **plan), 4, drop_last=True)
+    for ours, coordinates in zip(made, plain, strict=True):
+        assert ours["clip_id"].tolist() == coordinates["clip_id"].tolist() and "xy" not in ours
+        arguments = (coordinates["xy"], coordinates["score"])
+        wanted = joint_volumes(*arguments, (16, 16))
+        if kind == "limb":
+            wanted = limb_volumes(*arguments, COCO17.limbs, (16, 16))
+        assert ours["volume"].dtype == np.uint8
+        np.testing.assert_allclose(ours["volume"] / 255, wanted, atol=0.501 / 255)
 
 
 def test_test_samples_are_those_of_the_clip_itself(table, ray_local):
-    chosen = render.index(table, "train")
+    chosen = index(table, "train")
     rows = {r["clip_id"]: r for r in render.testing_samples(chosen, CONFIG, num_clips=3).take_all()}
     clip = next(c for c in read_table(table) if c.clip_id == "c5")
     xy, score = testing_clips(clip.keypoints, clip.scores, (240, 320), CONFIG, 3)
@@ -137,9 +146,8 @@ def test_a_clip_without_stored_maps_is_named_with_the_remedy(table, ray_local):
         render.volumes(table, CONFIG, HeatmapConfig(kind="limb"), stored=True)
 
 
-def test_batches_keep_the_remainder_unless_they_are_shuffled(table, ray_local):
-    chosen = render.index(table, "train")
-    plain = [len(b["label"]) for b in render.batches(render.testing_samples(chosen, CONFIG), 4)]
-    assert plain == [4, 2]
-    samples = render.training_samples(chosen, CONFIG, seed=0, epoch=0)
-    assert [b["xy"].shape for b in render.batches(samples, 4, shuffle_seed=0)] == [(4, 2, 4, 17, 2)]
+def test_batches_keep_the_remainder_unless_they_are_told_not_to(table, ray_local):
+    chosen = index(table, "train")
+    samples = render.testing_samples(chosen, CONFIG)
+    assert [len(b["label"]) for b in render.batches(samples, 4)] == [4, 2]
+    assert [b["xy"].shape for b in render.batches(samples, 4, drop_last=True)] == [(4, 1, 2, 4, 17, 2)]

@@ -1,16 +1,22 @@
 """Sampling, cropping and augmentation against published values and values worked out by hand."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from posec3d.clips import (
     ClipConfig,
     flip,
     pad_persons,
     random_resized_crop,
+    sample_frames,
+    stride_sample,
     subject_crop,
     testing_clips,
-    training_clip,
+    training_clips,
     uniform_sample,
 )
 from posec3d.heatmaps import joint_volumes, limb_volumes
@@ -134,10 +140,12 @@ def people(seed=0):
     return rng.uniform(0, 40, (2, 3, 17, 2)), rng.random((2, 3, 17))
 
 
-def test_flip_twice_is_identity():
-    xy, score = people()
-    again = flip(*flip(xy, score, 40, COCO17.mirror), 40, COCO17.mirror)
-    np.testing.assert_allclose(again[0], xy)
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 200))
+def test_flip_twice_is_identity(seed, width):
+    xy, score = people(seed)
+    again = flip(*flip(xy, score, width, COCO17.mirror), width, COCO17.mirror)
+    np.testing.assert_allclose(again[0], xy, atol=1e-12)
     np.testing.assert_array_equal(again[1], score)
 
 
@@ -152,17 +160,109 @@ def test_flipped_coordinates_draw_the_mirrored_volume():
     np.testing.assert_allclose(limb_volumes(*flipped, COCO17.limbs, (50, 50)), limbs, atol=np.exp(-4.5))
 
 
+def video(seed=0, people=2, frames=30, size=(90, 120)):
+    rng = np.random.default_rng(seed)
+    xy = rng.uniform(10, 80, (people, frames, 17, 2)).astype(np.float32)
+    score = (rng.random((people, frames, 17)) * (rng.random((people, frames, 17)) > 0.2)).astype(np.float32)
+    return SimpleNamespace(keypoints=xy, scores=score, height=size[0], width=size[1])
+
+
+def made(videos, config, seeds, persons=2):
+    rngs = [np.random.default_rng(seed) for seed in seeds]
+    return training_clips(videos, config, COCO17.mirror, rngs, persons)
+
+
+def one_by_one(clip, config, rng):
+    """The published transforms, each a step of its own on the coordinates, in the order of their draws."""
+    frames = uniform_sample(clip.keypoints.shape[1], config.length, rng=rng)[0]
+    xy, score = clip.keypoints[:, frames].astype(float), clip.scores[:, frames]
+    xy, (h, w) = subject_crop(xy, np.ones_like(score) * (score > 0), (clip.height, clip.width))
+    xy = xy * np.array([config.test_size / w, config.test_size / h])
+    x, y, w, h = random_resized_crop((config.test_size, config.test_size), rng, area=config.area)
+    if config.rotate or config.scale:
+        angle, zoom = np.radians(config.rotate * rng.uniform(-1, 1)), 1 + config.scale * rng.uniform(-1, 1)
+        turn = zoom * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        centre = (config.test_size - 1) / 2
+        xy = (xy - centre) @ turn.T + centre
+    xy = (xy - np.array([x, y])) * np.array([config.size / w, config.size / h])
+    if rng.random() < config.flip:
+        xy, score = flip(xy, score, config.size, COCO17.mirror)
+    return xy, score
+
+
+@pytest.mark.parametrize("jitter", [{}, {"rotate": 20.0, "scale": 0.2}], ids=["as published", "turned and scaled"])
+def test_the_affine_map_of_a_clip_does_what_the_published_steps_do(jitter):
+    config = ClipConfig(length=8, size=28, test_size=32, **jitter)
+    videos, seeds = [video(seed, frames=30 + seed) for seed in range(20)], range(100, 120)
+    xy, score = made(videos, config, seeds)
+    assert xy.shape == (20, 2, 8, 17, 2) and xy.dtype == score.dtype == np.float32
+    for clip, seed, points, peaks in zip(videos, seeds, xy, score, strict=True):
+        wanted, seen = one_by_one(clip, config, np.random.default_rng(seed))
+        np.testing.assert_array_equal(peaks, seen)
+        np.testing.assert_allclose(points[seen > 0], wanted[seen > 0], atol=1e-4)
+
+
 def test_a_training_clip_depends_on_its_generator_alone():
-    xy, score = people()
-    config = ClipConfig(length=8, size=16, test_size=20)
-    one, two, three = (
-        training_clip(xy.astype("f4"), score, (50, 50), config, COCO17.mirror, np.random.default_rng(seed))
-        for seed in (1, 1, 2)
-    )
-    np.testing.assert_array_equal(one[0], two[0])
-    assert one[0].shape == (2, 8, 17, 2)
-    assert one[0].dtype == np.float32
-    assert not np.array_equal(one[0], three[0])
+    config = ClipConfig(length=8, size=16, test_size=20, rotate=10, scale=0.1, drop=0.2, noise=0.5)
+    videos = [video(seed) for seed in range(4)]
+    xy, score = made(videos, config, [5, 6, 7, 8])
+    alone, alone_score = made(videos[2:3], config, [7])
+    np.testing.assert_array_equal(xy[2:3], alone)
+    np.testing.assert_array_equal(score[2:3], alone_score)
+    assert not np.array_equal(made(videos[2:3], config, [8])[0], alone)
+
+
+def test_turning_keeps_distances_and_stays_within_its_range():
+    plain = ClipConfig(length=8, size=64, test_size=64, area=(1, 1), flip=0)
+    angles, zooms = [], []
+    for seed in range(60):
+        clip = video(seed)
+        clip.scores[:] = 1
+        a, _ = made([clip], plain, [seed])
+        b, _ = made(
+            [clip], ClipConfig(length=8, size=64, test_size=64, area=(1, 1), flip=0, rotate=30, scale=0.2), [seed]
+        )
+        a, b = (part[0, 0, 0] - part[0, 0, 0].mean(0) for part in (a, b))
+        turn = np.linalg.lstsq(a, b, rcond=None)[0].T
+        zooms.append(np.sqrt(np.linalg.det(turn)))
+        angles.append(np.degrees(np.arctan2(turn[1, 0], turn[0, 0])))
+    assert 0.8 <= min(zooms) < 0.85 and 1.15 < max(zooms) <= 1.2
+    assert -30 <= min(angles) < -24 and 24 < max(angles) <= 30
+
+
+def test_lost_joints_and_noise_are_as_many_as_told():
+    clip = video(frames=400)
+    clip.scores[:] = 1
+    plain = ClipConfig(length=200, size=64, test_size=64, flip=0)
+    still, _ = made([clip], plain, [1])
+    _, score = made([clip], ClipConfig(length=200, size=64, test_size=64, flip=0, drop=0.25), [1])
+    assert abs((score == 0).mean() - 0.25) < 0.02
+    moved, _ = made([clip], ClipConfig(length=200, size=64, test_size=64, flip=0, noise=1.5), [1])
+    assert abs((moved - still).std() - 1.5) < 0.05
+    assert abs((moved - still).mean()) < 0.05
+
+
+@pytest.mark.parametrize("people", [0, 1, 5])
+def test_any_number_of_people_becomes_the_number_asked_for(people):
+    xy, score = made([video(people=people)], ClipConfig(length=8, size=16, test_size=20), [0])
+    assert xy.shape == (1, 2, 8, 17, 2)
+    assert (score[0].any((1, 2)) == [people > 0, people > 1]).all()
+
+
+def test_fixed_strides_by_hand():
+    # 5 frames 3 apart span 13 of 20: starts 0 .. 7, the middle one of these 8 places is 4.
+    assert stride_sample(20, 5, 3).tolist() == [[4, 7, 10, 13, 16]]
+    assert stride_sample(20, 5, 3, num_clips=2)[:, 0].tolist() == [2, 6]
+    assert stride_sample(4, 5, 3).tolist() == [[0, 3, 2, 1, 0]]  # a short video begins again
+    starts = {int(stride_sample(20, 5, 3, rng=np.random.default_rng(seed))[0, 0]) for seed in range(99)}
+    assert starts == set(range(8))
+    with pytest.raises(ValueError, match="stride"):
+        stride_sample(20, 5, 0)
+
+
+def test_a_config_with_a_stride_samples_by_it():
+    assert sample_frames(20, ClipConfig(length=5, stride=3)).tolist() == stride_sample(20, 5, 3).tolist()
+    assert sample_frames(20, ClipConfig(length=5)).tolist() == uniform_sample(20, 5).tolist()
 
 
 def test_test_clips_share_one_crop():
@@ -184,7 +284,19 @@ def test_people_are_padded_with_nobody_and_cut_from_the_end():
     np.testing.assert_array_equal(fewer_xy, xy[:1])
 
 
-@pytest.mark.parametrize(("field", "value"), [("length", 0), ("area", (0.9, 0.5)), ("flip", 2)])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("length", 0),
+        ("area", (0.9, 0.5)),
+        ("flip", 2),
+        ("rotate", 190),
+        ("scale", 1),
+        ("drop", 1),
+        ("noise", -1),
+        ("stride", 0),
+    ],
+)
 def test_a_clip_config_out_of_range_names_its_field(field, value):
     with pytest.raises(ValueError, match=f"clip.{field}"):
         ClipConfig(**{field: value})

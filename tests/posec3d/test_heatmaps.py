@@ -74,7 +74,7 @@ PATHS = ("compiled", "torch", "torch, float64")
 def path(request, monkeypatch):
     """What draws, and how near it must come to the slow method: the CPU's kernel, or torch, as where there is none."""
     if request.param == "torch":
-        monkeypatch.setattr(heatmaps, "_cpu_kernel", lambda: None)
+        monkeypatch.setattr(heatmaps, "_kernel", lambda device: None)
     wide = request.param == "torch, float64"
     return (np.float64, 1e-12) if wide else (np.float32, 1e-6)
 
@@ -137,7 +137,7 @@ def test_float32_limbs_by_torch_and_by_the_kernel_are_the_same(monkeypatch):
     clips = [awkward_clip(3, frames=20, seed=seed) for seed in range(4)]
     xy, score = (torch.tensor(np.stack(parts), dtype=torch.float32) for parts in zip(*clips, strict=True))
     ours = joint_volumes(xy, score, (24, 30)), limb_volumes(xy, score, COCO17.limbs, (24, 30))
-    monkeypatch.setattr(heatmaps, "_cpu_kernel", lambda: None)
+    monkeypatch.setattr(heatmaps, "_kernel", lambda device: None)
     torch.testing.assert_close(joint_volumes(xy, score, (24, 30)), ours[0], atol=1e-5, rtol=0)
     torch.testing.assert_close(limb_volumes(xy, score, COCO17.limbs, (24, 30)), ours[1], atol=1e-5, rtol=0)
 
@@ -190,6 +190,14 @@ def test_threads_share_the_work(threads):
     for out in (None, np.empty((3, 17, 5, 24, 30), np.float16)):
         ours = limb_volumes(xy, score, COCO17.limbs, (24, 30), out=out, threads=threads)
         np.testing.assert_array_equal(ours, limb_volumes(xy, score, COCO17.limbs, (24, 30)).astype(ours.dtype))
+
+
+def test_threads_draw_in_inference_mode_too():
+    xy, score = (torch.tensor(array, dtype=torch.float32) for array in awkward_clip(2))
+    with torch.inference_mode():
+        out = torch.empty(1, 17, 5, 24, 30).contiguous(memory_format=torch.channels_last_3d)
+        joint_volumes(xy[None], score[None], (24, 30), out=out, threads=3)
+    torch.testing.assert_close(out[0].clone(), joint_volumes(xy, score, (24, 30)))
 
 
 def test_bfloat16_coordinates_are_taken():

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -164,3 +165,57 @@ def test_every_preset_builds_its_model():
         assert line, name
         with torch.device("meta"):
             checkpoints.build_model(config, "coco17", 10)
+
+
+def test_batches_are_made_ahead_in_their_order_and_no_further_than_told():
+    made, go = [], threading.Event()
+
+    def feed():
+        for number in range(10):
+            made.append(number)
+            yield {"label": np.full(2, number), "clip_id": np.array(["a", "b"])}
+            go.set()
+
+    ready = training.prefetch(feed(), depth=3)
+    first = next(ready)
+    assert go.wait(5)
+    assert isinstance(first["label"], torch.Tensor) and first["clip_id"].tolist() == ["a", "b"]
+    rest = []
+    for batch in ready:
+        rest.append(int(batch["label"][0]))
+        assert len(made) <= len(rest) + 1 + 3 + 1  # those taken, the queue, and one in hand
+    assert rest == list(range(1, 10))
+
+
+def test_an_error_of_the_feed_is_raised_where_its_batches_are_used():
+    def feed():
+        yield {"label": np.zeros(2)}
+        raise OSError("the disk went away")
+
+    ready = training.prefetch(feed())
+    next(ready)
+    with pytest.raises(OSError, match="the disk went away"):
+        next(ready)
+
+
+def test_a_feed_nobody_uses_any_more_is_let_go():
+    threads = threading.active_count()
+    ready = training.prefetch({"label": np.zeros(2)} for _ in itertools.count())
+    next(ready)
+    assert threading.active_count() == threads + 1
+    ready.close()
+    assert threading.active_count() == threads
+
+
+def test_volumes_drawn_elsewhere_train_as_those_drawn_here():
+    def drawn(epoch=0, steps=12):
+        for batch in batches(epoch, steps):
+            xy, score = (torch.from_numpy(batch[name]) for name in ("xy", "score"))
+            volume = training.draw(xy, score, 12, TINY.heatmap, COCO17, dtype=torch.uint8)
+            yield {"volume": volume.numpy(), "label": batch["label"]}
+
+    here = list(itertools.islice(fit(*start()), 2))
+    there = list(itertools.islice(training.fit(*start(), TINY, COCO17, drawn, lambda: drawn(99, 3), steps=12), 2))
+    for a, b in zip(here, there, strict=True):  # 8 bits a pixel are not 32
+        assert b["train_loss"] == pytest.approx(a["train_loss"], abs=0.02)
+        assert b["val_top1"] == pytest.approx(a["val_top1"], abs=0.1)

@@ -1,0 +1,348 @@
+"""Feed: keypoint table -> fixed-shape batches of sampled, cropped, augmented coordinates, epoch by epoch.
+
+An epoch is planned from the table's small columns alone: which row is drawn how often, in an order of the seed. Its
+unit of work is a group, some pieces of row groups from all over the table, read, sampled and mixed together; what is
+in memory does not grow with the table. Here one process does one group after another, or several share them;
+`pipelines.render` gives the same groups to Ray Data, and both make the same batches of them.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+
+from posec3d.clips import ClipConfig, pad_persons, testing_clips, training_clips
+from posec3d.skeletons import skeleton
+
+if TYPE_CHECKING:
+    from posec3d.table import Clip
+
+COLUMNS = "clip_id num_frames num_persons height width skeleton label keypoints scores".split()
+
+PIECE = 64
+"""Samples of a piece: all of one row group."""
+
+GROUP = 16
+"""Pieces of a group: a table sorted by class still gives mixed batches, and a group of two people is 20 MB."""
+
+Arrays = dict[str, np.ndarray]
+"""Samples by name: clip_id (N,), label (N,) int64 with -1 for none, xy (N, ..., M, T, V, 2) and score float32."""
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """The chosen rows of one row group of the table."""
+
+    file: str
+    row_group: int
+    rows: np.ndarray
+    """Numbers of the rows within the row group."""
+    labels: np.ndarray
+    """Of those rows; -1 where there is none."""
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """The chosen clips of a table: where they lie, and how many people they hold at most."""
+
+    units: Sequence[Unit]
+    persons: int
+    skipped: int
+    """Clips of the split left out: nobody in them, or (in training) no label."""
+    cache: int = 0
+    """Bytes of this machine's disk that copies of the table's files may take; 0: they are read where they lie."""
+    clips: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Count the clips."""
+        object.__setattr__(self, "clips", sum(len(unit.rows) for unit in self.units))
+
+
+def index(
+    table: str, split: str | None = None, *, labelled: bool = True, people: bool = True, cache_gb: float = 0
+) -> Index:
+    """Choose the clips of a split, from the small columns alone.
+
+    Args:
+        table: URI.
+        split: split expression; None is every clip.
+        labelled: leave out clips without a label.
+        people: leave out clips without people.
+        cache_gb: disk that each machine may spend on copies of the files of a remote table, so that later epochs do
+            not fetch them again; a larger table is read where it lies.
+
+    Raises:
+        FileNotFoundError: no table there.
+    """
+    from posec3d import table as tables
+    from posec3d.storage import is_local
+
+    units, persons, skipped = [], 1, 0
+    for file in tables.require_table(table):
+        parquet = tables.open_file(file)
+        for group in range(parquet.num_row_groups):
+            columns = parquet.read_row_group(group, ["label", "splits", "num_persons"])
+            label = columns["label"].fill_null(-1).to_numpy()
+            crowd = columns["num_persons"].to_numpy()
+            inside = np.array([tables.in_split(splits or (), split) for splits in columns["splits"].to_pylist()], bool)
+            chosen = inside & ~((labelled & (label < 0)) | (people & (crowd == 0)))
+            skipped += int((inside & ~chosen).sum())
+            if chosen.any():
+                rows = np.flatnonzero(chosen)
+                persons = max(persons, int(crowd[rows].max()))
+                units.append(Unit(file, group, rows, label[rows]))
+    limit = int(cache_gb * 1e9)
+    copies = limit > 0 and not is_local(table) and tables.size(table) <= limit
+    return Index(tuple(units), persons, skipped, limit if copies else 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """Samples of one row group: which rows, and which draw of each."""
+
+    file: str
+    row_group: int
+    rows: np.ndarray
+    draws: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Pieces that are read, sampled and mixed together."""
+
+    number: int
+    pieces: tuple[Piece, ...]
+
+
+@dataclass(frozen=True)
+class Share:
+    """One of `world` equal shares of an epoch."""
+
+    rank: int = 0
+    world: int = 1
+
+
+ALL = Share()
+
+
+def training_groups(
+    chosen: Index, *, seed: int, epoch: int, repeat: int = 1, balanced: bool = False, share: Share = ALL
+) -> list[Group]:
+    """Plan a share of an epoch: clips * repeat // world samples, the same number in every share.
+
+    Args:
+        chosen: the clips.
+        seed: of the order, with `epoch`.
+        epoch: 0, 1, ...
+        repeat: how often each clip is drawn, each time anew.
+        balanced: draw every class equally often instead; which clips of a class make up the difference changes from
+            epoch to epoch.
+        share: which one; together they are the epoch, but for a remainder.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    times = np.full(chosen.clips, repeat)
+    if balanced:
+        times = _balanced(np.concatenate([unit.labels for unit in chosen.units]), chosen.clips * repeat, rng)
+    pieces, first = [], 0
+    for unit in chosen.units:
+        often = times[first : first + len(unit.rows)]
+        first += len(unit.rows)
+        rows = np.repeat(unit.rows, often)
+        draws = np.arange(len(rows)) - np.repeat(np.cumsum(often) - often, often)
+        order = rng.permutation(len(rows))
+        for start in range(0, len(rows), PIECE):
+            part = order[start : start + PIECE]
+            pieces.append(Piece(unit.file, unit.row_group, rows[part], draws[part]))
+    pieces = [pieces[i] for i in rng.permutation(len(pieces))]
+    each = int(times.sum()) // share.world
+    return _groups(_slice(pieces, share.rank * each, (share.rank + 1) * each), GROUP)
+
+
+def _balanced(labels: np.ndarray, total: int, rng: np.random.Generator) -> np.ndarray:
+    """How often each clip is drawn so that `total` samples are shared equally by the classes, each by its clips."""
+    times = np.zeros(len(labels), np.int64)
+    classes = rng.permutation(np.unique(labels))
+    for label, wanted in zip(classes, _equal(total, len(classes)), strict=True):
+        clips = rng.permutation(np.flatnonzero(labels == label))
+        times[clips] = _equal(wanted, len(clips))
+    return times
+
+
+def _equal(total: int, parts: int) -> np.ndarray:
+    """Share out `total` as equally as whole numbers can, the larger parts first."""
+    return total // parts + (np.arange(parts) < total % parts)
+
+
+def testing_groups(chosen: Index, share: Share = ALL) -> list[Group]:
+    """Plan a share of a test: each clip once, in the table's order; the shares differ by a clip at most."""
+    pieces = [Piece(unit.file, unit.row_group, unit.rows, np.zeros(len(unit.rows), int)) for unit in chosen.units]
+    first, last = (chosen.clips * rank // share.world for rank in (share.rank, share.rank + 1))
+    return _groups(_slice(pieces, first, last), 1)
+
+
+def _slice(pieces: Iterable[Piece], first: int, last: int) -> Iterator[Piece]:
+    """Samples first .. last - 1 of those of all the pieces."""
+    for piece in pieces:
+        part = slice(max(first, 0), max(last, 0))
+        first, last = first - len(piece.rows), last - len(piece.rows)
+        if len(piece.rows[part]):
+            yield Piece(piece.file, piece.row_group, piece.rows[part], piece.draws[part])
+
+
+def _groups(pieces: Iterable[Piece], size: int) -> list[Group]:
+    pieces = list(pieces)
+    starts = range(0, len(pieces), size)
+    return [Group(number, _merged(pieces[start : start + size])) for number, start in enumerate(starts)]
+
+
+def _merged(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
+    """Pieces of one row group as one, so that a group reads it once."""
+    of: dict[tuple[str, int], list[Piece]] = {}
+    for piece in pieces:
+        of.setdefault((piece.file, piece.row_group), []).append(piece)
+    return tuple(
+        Piece(*unit, np.concatenate([part.rows for part in parts]), np.concatenate([part.draws for part in parts]))
+        for unit, parts in of.items()
+    )
+
+
+Read = Callable[[Piece, Index], "Sequence[Clip]"]
+
+
+def read(piece: Piece, chosen: Index) -> "list[Clip]":
+    """The clip of each of the piece's rows, in their order; a row that is wanted twice is one clip twice."""
+    from posec3d import table as tables
+
+    rows, back = np.unique(piece.rows, return_inverse=True)
+    group = tables.open_file(piece.file, cache=chosen.cache).read_row_group(piece.row_group, COLUMNS)
+    clips = list(tables.arrow_to_clips(group.take(rows)))
+    return [clips[i] for i in back]
+
+
+def training_samples(
+    group: Group, chosen: Index, config: ClipConfig, *, seed: int, epoch: int, read: Read = read
+) -> Arrays:
+    """Sample, crop and augment the clips of a group; what comes of one depends on (seed, epoch, draw, clip_id) alone.
+
+    Returns:
+        xy (N, M, T, V, 2) in heatmap pixels of config.size, M = chosen.persons, and the others of `Arrays`, mixed.
+    """
+    clips = [clip for piece in group.pieces for clip in read(piece, chosen)]
+    draws = np.concatenate([piece.draws for piece in group.pieces])
+    order = np.random.default_rng([seed, epoch, 1, group.number]).permutation(len(clips))
+    clips, draws = [clips[i] for i in order], draws[order]
+    rngs = [np.random.default_rng([seed, epoch, draw, _number(c)]) for c, draw in zip(clips, draws, strict=True)]
+    mirror = skeleton(clips[0].skeleton).mirror
+    xy, score = training_clips(clips, config, mirror, rngs, chosen.persons)
+    return {**names(clips), "xy": xy, "score": score}
+
+
+def testing_samples(
+    group: Group, chosen: Index, config: ClipConfig, *, num_clips: int = 1, read: Read = read
+) -> Arrays:
+    """The clips of a group as they are tested.
+
+    Returns:
+        xy (N, K, M, T, V, 2) in heatmap pixels of config.test_size, K = num_clips, M = chosen.persons, and the others
+        of `Arrays`, in the table's order.
+    """
+    clips = [clip for piece in group.pieces for clip in read(piece, chosen)]
+    views = [
+        pad_persons(*testing_clips(c.keypoints, c.scores, (c.height, c.width), config, num_clips), chosen.persons)
+        for c in clips
+    ]
+    xy, score = (np.stack(parts) for parts in zip(*views, strict=True))
+    return {**names(clips), "xy": xy, "score": score}
+
+
+def _number(clip: "Clip") -> int:
+    return int.from_bytes(hashlib.blake2b(clip.clip_id.encode(), digest_size=8).digest())
+
+
+def names(clips: "Sequence[Clip]") -> Arrays:
+    """What samples say of their clips: clip_id and label, -1 where there is none."""
+    labels = [-1 if clip.label is None else clip.label for clip in clips]
+    return {"clip_id": np.array([clip.clip_id for clip in clips]), "label": np.array(labels, np.int64)}
+
+
+def training_batches(
+    chosen: Index,
+    config: ClipConfig,
+    size: int,
+    *,
+    seed: int,
+    epoch: int,
+    repeat: int = 1,
+    balanced: bool = False,
+    share: Share = ALL,
+    processes: int = 0,
+    read: Read = read,
+) -> Iterator[Arrays]:
+    """Batches of a share of an epoch, without Ray; a remainder that fills no batch is dropped.
+
+    Args:
+        chosen: the clips, from `index`.
+        config: how they are sampled, cropped and augmented.
+        size: samples a batch.
+        seed: of order and augmentation.
+        epoch: 0, 1, ...
+        repeat: as for `training_groups`.
+        balanced: as for `training_groups`.
+        share: as for `training_groups`.
+        processes: how many others sample; 0 does it here. The batches are the same.
+        read: how the clips of a piece are read.
+    """
+    groups = training_groups(chosen, seed=seed, epoch=epoch, repeat=repeat, balanced=balanced, share=share)
+    samples = _Samples(chosen, config, seed, epoch, read)
+    blocks: Iterable[Arrays] = map(samples.__getitem__, groups)
+    if processes:
+        blocks = DataLoader(samples, batch_size=None, sampler=groups, num_workers=processes, collate_fn=_as_they_are)
+    return rebatch(blocks, size, drop_last=True)
+
+
+@dataclass(frozen=True)
+class _Samples(Dataset[Arrays]):
+    """Groups -> their samples, as torch's DataLoader wants it."""
+
+    chosen: Index
+    config: ClipConfig
+    seed: int
+    epoch: int
+    read: Read
+
+    def __getitem__(self, group: Group) -> Arrays:
+        return training_samples(group, self.chosen, self.config, seed=self.seed, epoch=self.epoch, read=self.read)
+
+
+def _as_they_are(samples: Any) -> Any:
+    return samples
+
+
+def rebatch(blocks: Iterable[Mapping[str, np.ndarray]], size: int, *, drop_last: bool) -> Iterator[Arrays]:
+    """Blocks of any number of samples -> batches of `size`, and of what remains unless `drop_last`; always copies."""
+    waiting: list[Mapping[str, np.ndarray]] = []
+    held = 0
+    for block in blocks:
+        waiting.append(block)
+        held += len(block["label"])
+        while held >= size:
+            batch, waiting = _take(waiting, size)
+            held -= size
+            yield batch
+    if held and not drop_last:
+        yield _take(waiting, held)[0]
+
+
+def _take(blocks: list[Mapping[str, np.ndarray]], size: int) -> tuple[Arrays, list[Mapping[str, np.ndarray]]]:
+    """The first `size` samples of some blocks, and the rest."""
+    parts = []
+    while size:
+        block = blocks[0]
+        count = len(block["label"])
+        parts.append({name: array[:size] for name, array in block.items()})
+        blocks = [{name: array[size:] for name, array in block.items()}, *blocks[1:]] if count > size else blocks[1:]
+        size -= min(size, count)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, blocks

@@ -1,0 +1,208 @@
+"""The feed: epochs that are complete, equal in every share, mixed, a function of their seed, and read only once."""
+
+import dataclasses
+import os
+
+import fsspec
+import numpy as np
+import pytest
+
+from posec3d import feed, storage
+from posec3d.clips import ClipConfig, testing_clips
+from posec3d.feed import Share, index, rebatch, testing_groups, training_groups
+from posec3d.table import Clip, read_table, write_table
+
+CONFIG = ClipConfig(length=8, size=56, test_size=64)
+
+
+def clip(number: int, people: int = 1, **fields) -> Clip:
+    rng = np.random.default_rng(number)
+    keypoints = rng.uniform(0, 200, (people, 40, 17, 2)).astype(np.float32)
+    given = {"label": number % 2, "label_name": "ab"[number % 2], "splits": ("train",)} | fields
+    return Clip(f"c{number}", 40, 240, 320, keypoints, np.ones(keypoints.shape[:3], np.float32), **given)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    uri = str(tmp_path_factory.mktemp("table"))
+    clips = [clip(i) for i in range(5)]
+    clips += [clip(5, people=2), clip(6, people=0), clip(7, label=None, label_name=None), clip(8, splits=("test",))]
+    write_table(clips, uri, rows_per_file=2)
+    return uri
+
+
+@pytest.fixture(scope="module")
+def sorted_table(tmp_path_factory):
+    """A class a file: 90 clips of class 0, 60 of class 1, 10 of class 2."""
+    uri = str(tmp_path_factory.mktemp("sorted"))
+    for label, count in enumerate((90, 60, 10)):
+        clips = [clip(100 * label + i, label=label, label_name=str(label)) for i in range(count)]
+        write_table(clips, uri)
+    return uri
+
+
+def test_the_index_chooses_a_split_and_says_what_it_leaves_out(table):
+    chosen = index(table, "train")
+    assert (chosen.clips, chosen.persons, chosen.skipped) == (6, 2, 2)
+    assert index(table, "train", labelled=False, people=False).clips == 8
+    assert index(table, "!train").clips == 1
+    assert index(table).persons == 2 and index(table, "test").persons == 1
+
+
+def entries(groups):
+    """Where each sample comes from."""
+    return [
+        (piece.file, piece.row_group, int(row), int(draw))
+        for group in groups
+        for piece in group.pieces
+        for row, draw in zip(piece.rows, piece.draws, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 7])
+def test_the_shares_of_an_epoch_are_equal_and_disjoint(sorted_table, world):
+    chosen = index(sorted_table)
+    shares = [
+        entries(training_groups(chosen, seed=0, epoch=0, repeat=3, share=Share(rank, world))) for rank in range(world)
+    ]
+    assert {len(share) for share in shares} == {160 * 3 // world}
+    everything = [entry for share in shares for entry in share]
+    assert len(set(everything)) == len(everything)
+    assert set(everything) <= set(entries(training_groups(chosen, seed=0, epoch=0, repeat=3)))
+
+
+def test_an_epoch_draws_every_clip_as_often_as_told_each_time_anew(sorted_table):
+    drawn = entries(training_groups(index(sorted_table), seed=0, epoch=0, repeat=3))
+    assert len(drawn) == len(set(drawn)) == 160 * 3
+    assert {draw for *_, draw in drawn} == {0, 1, 2}
+
+
+def test_balanced_epochs_draw_every_class_equally_often(sorted_table):
+    chosen = index(sorted_table)
+    labels = np.concatenate([unit.labels for unit in chosen.units])
+    assert np.bincount(labels).tolist() == [90, 60, 10]
+    seen = []
+    for epoch in range(2):
+        batches = feed.training_batches(chosen, CONFIG, 20, seed=0, epoch=epoch, repeat=3, balanced=True)
+        names = np.concatenate([batch["clip_id"] for batch in batches])
+        count = {name: int(number) for name, number in zip(*np.unique(names, return_counts=True), strict=True)}
+        assert len(names) == 160 * 3
+        for label, (clips, least, most) in enumerate([(90, 1, 2), (60, 2, 3), (10, 16, 16)]):
+            often = [count[f"c{100 * label + i}"] for i in range(clips)]
+            assert sum(often) == 160 and min(often) == least and max(often) == most
+        seen.append(count)
+    assert seen[0] != seen[1]  # another of the 90 is drawn twice
+
+
+def batches(table, **options):
+    return list(feed.training_batches(index(table), CONFIG, 32, **{"seed": 1, "epoch": 0, "repeat": 4, **options}))
+
+
+def content(batches):
+    return [(name, xy.tobytes()) for batch in batches for name, xy in zip(batch["clip_id"], batch["xy"], strict=True)]
+
+
+def test_an_epoch_is_a_function_of_its_seed(sorted_table):
+    one = content(batches(sorted_table))
+    assert len(set(one)) == len(one) == 160 * 4
+    assert content(batches(sorted_table)) == one
+    assert set(content(batches(sorted_table, epoch=1))).isdisjoint(one)
+    assert set(content(batches(sorted_table, seed=2))).isdisjoint(one)
+
+
+def test_a_sample_is_the_same_in_whatever_share_it_falls(sorted_table):
+    shares = [content(batches(sorted_table, share=Share(rank, 2))) for rank in range(2)]
+    assert {*shares[0], *shares[1]} == set(content(batches(sorted_table)))
+
+
+def test_the_classes_of_a_sorted_table_come_mixed(sorted_table):
+    assert all(len(set(batch["label"].tolist())) > 1 for batch in batches(sorted_table))
+
+
+def test_processes_make_the_same_batches(sorted_table):
+    assert content(batches(sorted_table, processes=2)) == content(batches(sorted_table))
+
+
+@pytest.mark.parametrize("world", [1, 3, 20])
+def test_a_test_is_every_clip_once_in_shares_as_equal_as_can_be(table, world):
+    chosen = index(table, labelled=False, people=False)
+    shares = [entries(testing_groups(chosen, Share(rank, world))) for rank in range(world)]
+    assert [entry for share in shares for entry in share] == entries(testing_groups(chosen))
+    assert len(entries(testing_groups(chosen))) == chosen.clips == 9
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_test_samples_are_those_of_the_clip_itself(table):
+    chosen = index(table, "train")
+    samples = [feed.testing_samples(group, chosen, CONFIG, num_clips=3) for group in testing_groups(chosen)]
+    rows = {
+        name: (xy, score) for s in samples for name, xy, score in zip(s["clip_id"], s["xy"], s["score"], strict=True)
+    }
+    one = next(c for c in read_table(table) if c.clip_id == "c5")
+    xy, score = testing_clips(one.keypoints, one.scores, (240, 320), CONFIG, 3)
+    np.testing.assert_array_equal(rows["c5"][0], xy)
+    np.testing.assert_array_equal(rows["c5"][1], score)
+    assert rows["c0"][0].shape == xy.shape  # padded to the table's two people
+    assert not rows["c0"][1][:, 1].any()
+
+
+def test_rebatching_keeps_every_sample_in_its_place():
+    blocks = [{"label": np.arange(a, b), "xy": np.arange(a, b)[:, None] * 1.5} for a, b in ((0, 5), (5, 6), (6, 19))]
+    made = list(rebatch(blocks, 4, drop_last=False))
+    assert [len(batch["label"]) for batch in made] == [4, 4, 4, 4, 3]
+    np.testing.assert_array_equal(np.concatenate([batch["xy"][:, 0] for batch in made]), np.arange(19) * 1.5)
+    assert len(list(rebatch(blocks, 4, drop_last=True))) == 4
+    assert list(rebatch([], 4, drop_last=False)) == []
+
+
+def test_a_remote_table_within_the_budget_is_fetched_once(s3, tmp_path, monkeypatch):
+    monkeypatch.setenv("POSEC3D_CACHE", str(tmp_path))
+    uri = f"{s3}/table"
+    write_table([clip(i) for i in range(70)], uri, rows_per_file=30)
+    chosen, straight = index(uri, cache_gb=1), index(uri)
+    assert chosen.cache == 10**9 and straight.cache == 0
+    assert index(uri, cache_gb=1e-6).cache == 0  # larger than the budget
+    plan = {"seed": 0, "repeat": 2}
+    first = list(feed.training_batches(chosen, CONFIG, 32, epoch=0, **plan))
+    fs, path = fsspec.url_to_fs(uri)
+    fs.rm(path, recursive=True)
+    second = list(feed.training_batches(chosen, CONFIG, 32, epoch=1, **plan))
+    assert len(first) == len(second) == 4
+    with pytest.raises(FileNotFoundError):
+        list(feed.training_batches(straight, CONFIG, 32, epoch=1, **plan))
+
+
+def test_copies_that_were_used_least_recently_make_room(tmp_path, monkeypatch):
+    monkeypatch.setenv("POSEC3D_CACHE", str(tmp_path))
+    for name in "abc":
+        with fsspec.open(f"memory://copies/{name}", "wb") as file:
+            file.write(name.encode() * 40)
+
+    def content(name):
+        with storage.open_copy(f"memory://copies/{name}", 100) as file:
+            return file.read()
+
+    folder = tmp_path / "tables"
+    for number, name in enumerate("aba"):
+        assert content(name) == name.encode() * 40
+        for path in folder.iterdir():  # a clock of whole seconds would do
+            os.utime(path, (path.stat().st_atime, path.stat().st_mtime - 10))
+        assert len([p for p in folder.iterdir() if p.name != ".lock"]) == min(number + 1, 2)
+    content("c")
+    fsspec.url_to_fs("memory://copies")[0].rm("/copies", recursive=True)
+    assert content("a") == b"a" * 40 and content("c") == b"c" * 40
+    with pytest.raises(FileNotFoundError, match="memory://copies/b"):
+        content("b")
+
+
+def test_a_group_reads_each_row_group_it_needs_once(sorted_table):
+    chosen = index(sorted_table)
+    unit = max(chosen.units, key=lambda unit: len(unit.rows))
+    (group,) = training_groups(dataclasses.replace(chosen, units=[unit]), seed=0, epoch=0, repeat=5)
+    opened = []
+    read = feed.read
+    samples = feed.training_samples(
+        group, chosen, CONFIG, seed=0, epoch=0, read=lambda piece, index: opened.append(piece) or read(piece, index)
+    )
+    assert len(samples["label"]) == 64 * 5
+    assert len(opened) == 1
