@@ -16,6 +16,7 @@ from posec3d import table as tables
 from posec3d.given import Given
 from posec3d.storage import read_whole
 from posec3d.stored import heatmaps_uri
+from posec3d.video import Decoder
 from posec3d.weights import Network
 
 log = logging.getLogger("posec3d")
@@ -63,6 +64,8 @@ class Extract:
     """CPUs of each, and videos it works on at a time: what decodes for one GPU."""
     gpus_per_actor: float = 0
     """GPUs of each; a fraction shares one."""
+    decoder: Decoder = "ffmpeg"
+    """nvdec: the actors' GPUs decode what they can. Not measured on any GPU yet."""
     rows_per_file: int = 512
     """Clips in a file of the table."""
     max_attempts: int = 3
@@ -151,6 +154,12 @@ def _options(job: Extract) -> extract.Options:
             raise _job.UsageError(f"--{name.replace('_', '-')} must be > 0, got {rate}")
     if not 0 <= job.gpus_per_actor <= 1:
         raise _job.UsageError(f"--gpus-per-actor must be from 0 to 1, got {job.gpus_per_actor}; an actor uses one GPU")
+    if job.decoder == "nvdec" and not job.gpus_per_actor:
+        raise _job.UsageError(
+            "--decoder nvdec wants actors with a GPU, got --gpus-per-actor 0; give them one, or a share, or take ffmpeg"
+        )
+    if job.decoder == "nvdec" and is_file(job.pose):
+        raise _job.UsageError("--decoder nvdec and poses from a file: nothing is decoded there")
     if job.fps and (is_file(job.pose) or is_file(job.detector)):
         raise _job.UsageError("--fps and poses or boxes from a file: their frame numbers are those of the video")
     if job.segment_seconds and is_file(job.pose):
@@ -164,6 +173,7 @@ def _options(job: Extract) -> extract.Options:
         max_persons=job.max_persons,
         keep_heatmaps=job.store == "heatmaps",
         max_attempts=job.max_attempts,
+        decoder=job.decoder,
     )
 
 
@@ -211,7 +221,7 @@ def _same_settings(job: Extract, options: extract.Options, notes: str) -> dict[s
     """
     networks = {name: getattr(job, name) for name in ("pose", "pose_weights", "detector", "detector_weights")}
     now = {**networks, **asdict(options)}
-    del now["max_attempts"]
+    del now["max_attempts"], now["decoder"]
     before = json.loads(read_whole(f"{notes}/settings.json") or b"{}")
     if other := [f"{name} {before[name]}" for name in before.keys() & now.keys() if before[name] != now[name]]:
         raise _job.UsageError(

@@ -45,7 +45,7 @@ from posec3d import table as tables
 from posec3d.given import Given
 from posec3d.storage import write_whole
 from posec3d.stored import HEATMAPS, heatmaps_uri
-from posec3d.video import VideoError, segments
+from posec3d.video import VideoError, require_nvdec, segments
 from posec3d.weights import Network
 
 log = logging.getLogger(__name__)
@@ -324,7 +324,13 @@ def measure(
     *,
     seconds: float = 30.0,
 ) -> Sample:
-    """Extract parts of the first videos in this process, for about so long, and store nothing."""
+    """Extract parts of the first videos in this process, for about so long, and store nothing.
+
+    Raises:
+        VideoError: `options` want NVDEC, which is not to be had here.
+    """
+    if options.decoder == "nvdec":
+        require_nvdec()
     boxes, people, _ = load(detector, pose)
     start, count, failed, spent, rows = time.monotonic(), 0, 0, 0.0, 0.0
     for video in videos:

@@ -26,7 +26,7 @@ from posec3d import table as tables
 from posec3d.given import Given, given_poses
 from posec3d.pose import Detector, Extracted, PoseEstimator, extract_poses
 from posec3d.stored import HEATMAPS, heatmaps_row
-from posec3d.video import Segment, VideoError, segments
+from posec3d.video import Decoder, Segment, VideoError, require_nvdec, segments
 from posec3d.weights import Network
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ RESULT = pa.schema([*tables.SCHEMA, *OUTCOME])
 
 @dataclass(frozen=True)
 class Options:
-    """How videos become rows: alike for all rows of a table."""
+    """How videos become rows: alike for all rows of a table, but for `max_attempts` and `decoder`."""
 
     fps: float | None = None
     segment_seconds: float | None = None
@@ -71,6 +71,7 @@ class Options:
     max_persons: int = 10
     keep_heatmaps: bool = False
     max_attempts: int = 3
+    decoder: Decoder = "ffmpeg"
 
 
 class ExtractPoses:
@@ -96,6 +97,8 @@ class ExtractPoses:
     ) -> None:
         self.options, self.attempts = options, attempts
         self.streams = streams
+        if options.decoder == "nvdec":  # once, not as the failure of each video
+            require_nvdec()
         self.detector, self.estimator, device = load(ray.get(detector), ray.get(pose), gpus)
         if device == "cuda" and streams > 1 and not isinstance(self.estimator, Given):
             self.estimator = Together(self.estimator)
@@ -181,6 +184,7 @@ def extract_row(
                 detect_every=options.detect_every,
                 max_persons=options.max_persons,
                 keep_heatmaps=options.keep_heatmaps,
+                decoder=options.decoder,
             )
     except Exception as error:  # one bad video must not stop a job: any error becomes its failure row
         if "CUDA error" in str(error):

@@ -15,7 +15,7 @@ from posec3d.skeletons import skeleton
 from posec3d.stored import Heatmaps, pack
 from posec3d.table import Clip, clip_id
 from posec3d.track import colours, iou, link, nearness
-from posec3d.video import Segment, open_video
+from posec3d.video import Decoder, Segment, open_video
 
 T = TypeVar("T")
 
@@ -140,6 +140,7 @@ def extract_poses(
     detect_every: int = 1,
     max_persons: int = 10,
     keep_heatmaps: bool = False,
+    decoder: Decoder = "ffmpeg",
 ) -> Extracted:
     """Take a video all the way: decode, find people, estimate keypoints, link people over time.
 
@@ -154,6 +155,7 @@ def extract_poses(
         detect_every: find people in every n-th frame, and between them follow their boxes.
         max_persons: at most so many tracks are kept, the most present, largest and surest.
         keep_heatmaps: give the network's own maps too.
+        decoder: as for `posec3d.video.open_video`.
 
     Returns:
         The clip is a row of the keypoint table, without label and splits: people as tracks, the main one first, zeros
@@ -174,9 +176,8 @@ def extract_poses(
         return now
 
     at = time.perf_counter()
-    with open_video(
-        video_uri, start_s=piece.start_s if piece else 0.0, end_s=piece.end_s if piece else None, fps=fps
-    ) as video:
+    start_s, end_s = (piece.start_s, piece.end_s) if piece else (0.0, None)
+    with open_video(video_uri, start_s=start_s, end_s=end_s, fps=fps, decoder=decoder) as video:
         info = video.info
         for frames in _batches((frame for _, frame in video), (info.height, info.width, 3)):
             at = timed("decode", at)

@@ -10,6 +10,7 @@ import itertools
 import logging
 import math
 import os
+import tempfile
 import uuid
 from bisect import bisect_left
 from collections import deque
@@ -18,15 +19,19 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, Literal, Self, get_args
 
 import av
 import av.sidedata.sidedata
 import fsspec
 import numpy as np
-from av.error import FFmpegError
+from av.codec.hwaccel import HWAccel, HWDeviceType
+from av.error import ExternalError, FFmpegError
 
 log = logging.getLogger(__name__)
+
+Decoder = Literal["ffmpeg", "nvdec"]
+"""FFmpeg alone, on the CPU; or FFmpeg with NVDEC, a GPU's decoder, in place of the part that makes pixels."""
 
 _MATRIX = av.sidedata.sidedata.Type.DISPLAYMATRIX
 
@@ -103,14 +108,18 @@ class Video:
         end_s: float | None = None,
         fps: float | None = None,
         threads: int = 1,
+        decoder: Decoder = "ffmpeg",
     ) -> None:
         """Open the file and decode its first frame; see `open_video`."""
         self.uri = os.fspath(uri)
+        self._decoder = decoder
         self._start_s, self._end_s, self._threads = start_s, math.inf if end_s is None else end_s, threads
         if not 0 <= self._start_s < self._end_s:
             raise ValueError(f"{self.uri}: wanted 0 <= start_s < end_s, got start_s {start_s} and end_s {end_s}")
         if fps is not None and not 0 < fps < math.inf:
             raise ValueError(f"{self.uri}: fps must be positive, got {fps}")
+        if decoder not in get_args(Decoder):
+            raise ValueError(f"{self.uri}: decoder must be one of {', '.join(get_args(Decoder))}, got {decoder}")
         self._taken = False
         self._open()
         own = float(self._stream.average_rate or 0)
@@ -132,6 +141,8 @@ class Video:
             raise RuntimeError(f"{self.uri}: a Video gives its frames once; open it again for a second pass")
         self._taken = True
         for time, frame in self._chosen():
+            # NV12 is what NVDEC gives: the same samples in another order, which swscale turns into RGB by another rule.
+            frame = frame.reformat(format="yuv420p") if frame.format.name == "nv12" else frame
             # The size is given because some streams change it half-way: keypoints need one pixel frame.
             pixels = frame.to_ndarray(format="rgb24", width=self._size[0], height=self._size[1])
             transpose, flip_x, flip_y = self._orientation
@@ -151,10 +162,14 @@ class Video:
         """Open the file, and read it up to its first frame."""
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(_open_file(self.uri))
+            gpu = HWAccel(HWDeviceType.cuda) if self._decoder == "nvdec" else None
             try:
-                self._container = stack.enter_context(av.open(file, "r", metadata_errors="replace"))
+                self._container = stack.enter_context(av.open(file, "r", metadata_errors="replace", hwaccel=gpu))
             except FFmpegError as error:
-                raise VideoError(f"{self.uri}: not a video FFmpeg can read ({error.strerror})") from error
+                if gpu:
+                    require_nvdec()
+                how = "with NVDEC " if gpu else ""
+                raise VideoError(f"{self.uri}: not a video FFmpeg can read {how}({error.strerror})") from error
             streams = [s for s in self._container.streams.video if not _is_cover_picture(s)]
             if not streams:
                 kinds = ", ".join(sorted({s.type for s in self._container.streams if not _is_cover_picture(s)}))
@@ -176,6 +191,9 @@ class Video:
             first = next(frames, None)
             if first is None:
                 raise VideoError(f"{self.uri}: a video stream, but not one frame can be decoded")
+            if gpu and self._stream.codec_context.pix_fmt != "cuda":
+                codec, pixels = self._stream.codec_context.name, self._stream.codec_context.pix_fmt
+                log.warning("%s: NVDEC does not decode %s of %s here; the CPU does", self.uri, codec, pixels)
             self._origin, frame = first
             self._frames = itertools.chain([first], frames)
             self._opened = True
@@ -253,7 +271,10 @@ class Video:
             return []
         try:
             return self._stream.decode(packet)
-        except FFmpegError:
+        except FFmpegError as error:
+            # CUDA's errors are no damage of the file, in which frames are repeated.
+            if isinstance(error, ExternalError) and self._decoder == "nvdec":
+                raise VideoError(f"{self.uri}: NVDEC failed ({error.strerror}); try the decoder ffmpeg") from error
             self._num_bad += 1
             return []
 
@@ -343,6 +364,7 @@ def open_video(
     end_s: float | None = None,
     fps: float | None = None,
     threads: int = 1,
+    decoder: Decoder = "ffmpeg",
 ) -> Video:
     """Open a video; iterate it once for its frames and close it (a context manager).
 
@@ -363,16 +385,41 @@ def open_video(
             those with k / fps in [start_s, end_s) are given. A video whose average rate is not higher keeps its own
             frames and times.
         threads: decoder threads; 1 because the workers are many.
+        decoder: "nvdec" leaves to NVDEC what it knows; a warning in the log names videos that the CPU decodes all the
+            same. Times, seeks and rotation are FFmpeg's in either case.
 
     Returns:
         A `Video` with `.info`; iterating gives (timestamp_s, frame), frame (H, W, 3) uint8 RGB.
 
     Raises:
-        VideoError: no such file, an empty file, not a video, no video stream, or no decodable frame.
-        ValueError: start_s is negative or not before end_s, or fps is not positive.
+        VideoError: no such file, an empty file, not a video, no video stream, no decodable frame, or no NVDEC.
+        ValueError: start_s is negative or not before end_s, fps is not positive, or no such decoder.
         OSError: while iterating, when reading the file fails for a reason other than its content.
     """
-    return Video(uri, start_s=start_s, end_s=end_s, fps=fps, threads=threads)
+    return Video(uri, start_s=start_s, end_s=end_s, fps=fps, threads=threads, decoder=decoder)
+
+
+def require_nvdec() -> None:
+    """See that NVDEC decodes here, by a frame.
+
+    Raises:
+        VideoError: it does not; the message says what it takes.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/black.mp4"
+        write_video(path, [np.zeros((256, 256, 3), np.uint8)], 1)
+        gpu = HWAccel(HWDeviceType.cuda, allow_software_fallback=False)
+        cause = "no frame came"
+        try:
+            with av.open(path, hwaccel=gpu) as container:
+                if next(container.decode(video=0), None):
+                    return
+        except (FFmpegError, RuntimeError) as error:  # the latter: a PyAV without it
+            cause = str(error)
+    raise VideoError(
+        f"NVDEC does not decode here ({cause}): wanted an NVIDIA GPU that this process sees, its driver's libnvcuvid "
+        "(containers: NVIDIA_DRIVER_CAPABILITIES with video) and a PyAV with CUDA; the decoder ffmpeg wants none of it"
+    )
 
 
 def segments(uri: str | os.PathLike[str], seconds: float, fps: float | None = None) -> list[Segment]:

@@ -74,6 +74,25 @@ def tools(movenet):
 
 
 @pytest.fixture(scope="session")
+def nvdec():
+    """Whether a GPU of this machine decodes video."""
+    from posec3d.video import VideoError, require_nvdec
+
+    try:
+        require_nvdec()
+    except VideoError:
+        return False
+    return True
+
+
+@pytest.fixture
+def without_nvdec(nvdec):
+    """A machine whose GPU, if any, decodes no video."""
+    if nvdec:
+        pytest.skip("NVDEC works here")
+
+
+@pytest.fixture(scope="session")
 def data():
     """Folder of the real datasets."""
     folder = Path(os.environ.get("POSEC3D_DATA", ROOT.parent / "shared" / "data"))

@@ -21,7 +21,7 @@ from jobs import _job
 from jobs.extract import Extract, run
 from posec3d import actors
 from posec3d import table as tables
-from posec3d.video import write_video
+from posec3d.video import VideoError, write_video
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -68,6 +68,8 @@ def rows(table):
         ({"detect_every": 0}, "--detect-every must be >= 1"),
         ({"store": "heatmaps", "pose": "rtmpose-m"}, "--store heatmaps: rtmpose-m has none; movenet-thunder"),
         ({"pose": "poses.json", "fps": 5.0}, "--fps and poses or boxes from a file"),
+        ({"decoder": "nvdec"}, "--decoder nvdec wants actors with a GPU, got --gpus-per-actor 0"),
+        ({"decoder": "nvdec", "gpus_per_actor": 1, "pose": "poses.json"}, "--decoder nvdec and poses from a file"),
         ({"videos": "/nowhere"}, "/nowhere: no folder or video there"),
     ],
 )
@@ -94,6 +96,12 @@ def test_a_dry_run_measures_and_writes_nothing(videos, movenet, tmp_path):
     assert 1 < summary["KB a video"] < 20
     assert not list((tmp_path / "table").glob("*.parquet"))
     assert not (tmp_path / "table/_extract/settings.json").exists()
+
+
+def test_a_dry_run_without_the_decoder_asked_for_is_refused(videos, movenet, tmp_path, without_nvdec):
+    flags = {"dry_run": True, "decoder": "nvdec", "gpus_per_actor": 1}
+    with pytest.raises(VideoError, match="NVDEC does not decode here"):
+        run(Extract(videos=str(videos), table=str(tmp_path / "table"), **flags))
 
 
 @pytest.mark.ray

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from ray.exceptions import ActorDiedError
 
 from pipelines import extract
 from pipelines.plan import Video, plan
@@ -75,12 +76,12 @@ def cluster(tmp_path_factory):
     made.shutdown()
 
 
-def run(videos, table, movenet, *, actors=(2, 2), on_progress=lambda progress: None, **options):
+def run(videos, table, movenet, *, how=None, actors=(2, 2), on_progress=lambda progress: None, **options):
     return extract.extract(
         plan(videos, str(table)).missing,
         str(table),
         *movenet,
-        Options(),
+        how or Options(),
         actors=actors,
         on_progress=on_progress,
         **options,
@@ -150,6 +151,12 @@ def test_a_video_that_aborts_its_process_fails_alone(cluster, videos, movenet, t
         assert "worker process died 3 times" in failure["error"]
     todo = plan([*poison, *good], str(tmp_path))
     assert (todo.missing, todo.given_up) == ((), 2)
+
+
+def test_actors_whose_gpu_does_not_decode_end_the_job_and_say_so(cluster, videos, movenet, tmp_path, without_nvdec):
+    with pytest.raises(ActorDiedError, match="NVDEC does not decode here"):
+        run(found(videos)[:4], tmp_path, movenet, how=Options(decoder="nvdec"), gpus_per_actor=1)
+    assert not tables.data_files(str(tmp_path)) and not tables.read_failures(str(tmp_path))
 
 
 def test_each_actor_has_its_own_gpu(cluster, videos, movenet, tmp_path):

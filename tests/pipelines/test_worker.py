@@ -93,6 +93,13 @@ def test_pieces_that_are_done_or_failed_too_often_are_not_given_out(tmp_path):
     assert {r["share"] for r in rest} == {0.5}  # of what was missing
 
 
+def test_the_decoder_asked_for_is_the_one_that_opens_the_video(tmp_path, tools, without_nvdec):
+    write_video(tmp_path / "a.mp4", [np.zeros((32, 32, 3), np.uint8)], 10)
+    row = {"clip_id": "a", "video": str(tmp_path / "a.mp4"), "attempts": 0}
+    result = extract_row(row, *tools, Options(decoder="nvdec"))
+    assert result["stage"] == "decode" and "NVDEC does not decode here" in result["error"]
+
+
 def test_a_video_that_cannot_be_cut_is_a_failure_and_never_one_long_clip(tmp_path, tools):
     (tmp_path / "a.mp4").write_text("no video")
     row = {"clip_id": "a", "video": str(tmp_path / "a.mp4"), "attempts": 1, "pieces": []}

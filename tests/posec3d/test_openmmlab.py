@@ -215,7 +215,7 @@ def mmpose():
 
 
 @pytest.fixture(scope="module")
-def people():
+def anywhere():
     """People in frames of two clips: [(frame (H, W, 3) RGB, box (4,))], some of them cut off by the frame."""
     rng, found = np.random.default_rng(0), []
     for actor, (action, size) in enumerate([("jumping_jack", (240, 320)), ("bow", (300, 260))]):
@@ -223,6 +223,19 @@ def people():
         for frame, joints in zip(clip.frames[::2], clip.keypoints[0, ::2], strict=True):
             box = np.concatenate([joints.min(0), joints.max(0)]) + rng.uniform(-25, 25, 4)
             found.append((frame, box.astype(np.float32)))
+    return found
+
+
+@pytest.fixture(scope="module")
+def people(anywhere):
+    """The same in boxes of whole pixels, a third of the width too: MMPose scales these exactly, and sees our pixels.
+
+    In others it is 2e-5 pixels off. A few pixels are then one grey level apart, of which a network of random weights
+    may make another joint.
+    """
+    found = [(frame, box.round()) for frame, box in anywhere]
+    for _, box in found:
+        box[2] -= (box[2] - box[0]) % 3
     return found
 
 
@@ -241,7 +254,7 @@ def reference(mmpose, people):
             norm.momentum = None
         with torch.no_grad():
             model.train()(images, None)
-            # Else they would make much of one grey level of one pixel, which is rounding; those of ReLUs most.
+            # Else they would make much of rounding, in half precision above all; those of ReLUs most.
             for norm in norms:
                 norm.running_var.clamp_(min=norm.running_var.mean() * (1.0 if name in HEATMAPS else 0.5))
             maps = model.eval()(images, None)
@@ -258,6 +271,21 @@ def reference(mmpose, people):
 def crops_of(people, crop):
     where = np.concatenate([regions(box[None], crop) for _, box in people])
     return where, np.stack([cut(frame, region, crop) for (frame, _), region in zip(people, where, strict=True)])
+
+
+@pytest.mark.slow
+def test_the_crop_of_any_box_is_that_of_mmpose_but_for_the_rounding_of_few_pixels(mmpose, anywhere, people):
+    from mmpose.datasets.transforms import GetBBoxCenterScale, TopdownAffine
+
+    def differences(people):
+        _, crops = crops_of(people, Crop(256, 192, antialias=False))
+        for (frame, box), crop in zip(people, crops, strict=True):
+            region = GetBBoxCenterScale()({"img": frame, "bbox": box[None], "bbox_score": np.ones(1)})
+            yield np.abs(TopdownAffine((192, 256)).transform(region)["img"].astype(int) - crop)
+
+    found = np.stack([*differences(anywhere)])
+    assert found.max() <= 1 and (found > 0).mean() < 1e-4
+    assert not np.any([*differences(people)])
 
 
 @pytest.mark.slow
@@ -281,9 +309,8 @@ def test_people_of_many_frames_in_a_batch_are_found_where_mmpose_finds_them_one_
     assert joints.std(1).min() > 10  # pixels: a person's joints are not all in one place
     assert np.median(joints.std(0)) > 10  # and not all people the same
     distance = np.abs(got[..., :2] - joints)
-    assert (distance < 0.2).mean() > 0.99  # of two maxima as high as each other rounding may choose the other
-    assert np.quantile(distance, 0.95) < 1e-3
-    np.testing.assert_allclose(got[..., 2], scores.clip(0, 1), atol=0.005)
+    assert distance.max() < 0.2
+    np.testing.assert_allclose(got[..., 2], scores.clip(0, 1), atol=1e-4)
     assert estimator.estimate(crops[:0]).shape == (0, 17, 3)
 
 

@@ -558,6 +558,55 @@ def test_a_turned_video_is_upright_from_any_start(tmp_path):
     assert [read_number(np.rot90(frame, -1)) for frame in late] == [75, 76, 77, 78, 79]
 
 
+def test_nvdec_is_refused_where_it_does_not_work_with_what_it_wants(grey, without_nvdec):
+    wants = r"NVDEC does not decode here \(.+\): wanted an NVIDIA GPU .* the decoder ffmpeg wants none"
+    with pytest.raises(VideoError, match=wants):
+        open_video(grey, decoder="nvdec")
+
+
+def test_a_codec_that_nvdec_does_not_know_is_decoded_by_the_cpu_and_named(tmp_path, caplog):
+    path = number_each(tmp_path / "a.mkv", codec="ffv1", ticks=VARIABLE)
+    with caplog.at_level(logging.WARNING):
+        assert read(path, start_s=1, decoder="nvdec") == read(path, start_s=1)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path}: NVDEC does not decode ffv1 of yuv420p here; the CPU does"
+    ]
+
+
+def test_what_nvdec_decoded_becomes_the_pixels_that_the_cpu_would_give(tmp_path):
+    """NVDEC gives a frame's samples as NV12; the CPU decodes them to yuv420p."""
+    planes = [av.VideoFrame.from_ndarray(image).reformat(format="yuv420p") for image in noise(3)]
+    found = []
+    for order in ("yuv420p", "nv12"):
+        with av.open(str(tmp_path / f"{order}.nut"), "w") as file:
+            stream = file.add_stream("rawvideo", rate=10)
+            stream.width, stream.height, stream.pix_fmt = planes[0].width, planes[0].height, order
+            for number, frame in enumerate(planes):
+                frame = frame.reformat(format=order)
+                frame.time_base, frame.pts = Fraction(1, 10), number
+                file.mux(stream.encode(frame))
+        with open_video(tmp_path / f"{order}.nut") as video:
+            found.append([frame for _, frame in video])
+    np.testing.assert_array_equal(*found)
+
+
+def test_nvdec_gives_the_frames_and_times_of_the_cpu(nvdec, tmp_path, caplog):
+    if not nvdec:
+        pytest.skip("no NVDEC here")
+    for name in ("b-frames.mp4", "variable.mkv", "hevc-open-gop.mp4", "open-gop.ts", "variable.webm", "interlaced.mp4"):
+        path = number_each(tmp_path / name, **NUMBERED[name], size=4)
+        for piece in segments(path, 1.3):
+            place = {"start_s": piece.start_s, "end_s": piece.end_s}
+            with open_video(path, **place, decoder="nvdec") as ours, open_video(path, **place) as theirs:
+                for (time, frame), (when, wanted) in zip(ours, theirs, strict=True):
+                    assert time == when
+                    np.testing.assert_array_equal(frame, wanted)
+    assert not caplog.records  # the GPU did it
+    path = number_each(tmp_path / "turned.mp4", options=PYRAMID, turn=90, size=4)
+    with open_video(path, decoder="nvdec") as video:
+        assert [read_number(np.rot90(frame, -1)) for _, frame in video] == CONSTANT
+
+
 def resident():
     """Bytes of memory this process holds."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -624,6 +673,11 @@ def test_an_object_store_is_asked_for_little_of_a_long_mp4(tmp_path):
 def test_a_range_or_rate_that_makes_no_sense_is_refused(grey, choice):
     with pytest.raises(ValueError, match=r"grey\.mp4: .*(wanted 0 <= start_s < end_s|fps must be positive), got"):
         open_video(grey, **choice)
+
+
+def test_a_decoder_nobody_knows_is_refused(grey):
+    with pytest.raises(ValueError, match=r"grey\.mp4: decoder must be one of ffmpeg, nvdec, got cuda"):
+        open_video(grey, decoder="cuda")
 
 
 def test_pieces_without_length_are_refused(grey):
