@@ -16,19 +16,14 @@ Each row is kept as benchmarks/results/extract/ROW.json, from which results/extr
 different machines stand side by side. `--quick` takes few clips and keeps nothing.
 """
 
-import argparse
-import datetime
 import json
 import multiprocessing
 import os
 import pickle
-import platform
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -38,9 +33,9 @@ from typing import Any
 import numpy as np
 
 import jobs  # noqa: F401 - sets what Ray reads when it is imported
+from benchmarks import _rows
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks/results/extract"
 FPS = 5.0
 """Rate at which the real clips are taken: they hold 30 frames a second, which would only make the loops longer."""
 
@@ -249,27 +244,6 @@ def bytes_a_keypoint(quick: bool) -> dict[str, Any]:
         }
 
 
-def memory_mb(root: int) -> float:
-    """Proportional memory of a process and all that it started, in MB."""
-    parents = {}
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(process.name)] = int((process / "stat").read_text().rsplit(")", 1)[1].split()[1])
-        except OSError:
-            continue
-    family = {root}
-    for _ in range(8):
-        family |= {pid for pid, parent in parents.items() if parent in family}
-    total = 0.0
-    for pid in family:
-        try:
-            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        except OSError:
-            continue
-        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1e3
-    return total
-
-
 def scale(quick: bool) -> dict[str, Any]:
     """Row `scale`: the job on many short synthetic videos; minutes and memory."""
     from posec3d import actors
@@ -290,26 +264,14 @@ def scale(quick: bool) -> dict[str, Any]:
                 shutil.copy(originals / f"{i % 20:02d}.mp4", videos / f"{i:04d}.mp4")
             words = ("--videos", str(videos), "--table", f"{folder}/table{count}", "--pose", "movenet-lightning")
             start = time.monotonic()
-            job = subprocess.Popen([sys.executable, "-m", "jobs.extract", *words], cwd=ROOT)  # noqa: S603 - our own job
-            peak, ended = [0.0], threading.Event()
-
-            def watch(pid: int = job.pid, peak: list[float] = peak, ended: threading.Event = ended) -> None:
-                while not ended.wait(1):
-                    peak[0] = max(peak[0], memory_mb(pid))
-
-            watcher = threading.Thread(target=watch)
-            watcher.start()
-            code = job.wait()
-            ended.set()
-            watcher.join()
-            assert code == 0  # noqa: S101
+            peak, _ = _rows.run_and_watch(["-m", "jobs.extract", *words])
             summary = json.loads(Path(f"{folder}/table{count}/_extract/summary.json").read_text())
             result[str(count)] = {
                 "minutes": (time.monotonic() - start) / 60,
                 "clips": summary["extracted"],
                 "clips/s": summary["clips/s"],
                 "actors busy": summary["actors busy"],
-                "peak MB of all processes": peak[0],
+                "peak MB of all processes": peak,
             }
     few, many = (result[str(count)]["peak MB of all processes"] for count in counts)
     return {**result, "memory, many over few": many / few}
@@ -352,7 +314,7 @@ def on_cuda(quick: bool) -> dict[str, Any]:
     return result
 
 
-ROWS: dict[str, Callable[[bool], dict[str, Any]]] = {
+ROWS: dict[str, _rows.Row] = {
     "ray": ray_over_bare,
     "place": place_of_decoding,
     "batch": batches_over_single,
@@ -362,67 +324,5 @@ ROWS: dict[str, Callable[[bool], dict[str, Any]]] = {
 }
 
 
-def flat(result: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """The numbers of a row by name."""
-    for key, value in result.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{key}: ")
-        elif not isinstance(value, list):
-            yield f"{prefix}{key}", f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def to_markdown() -> str:
-    """All rows measured so far, wherever they were."""
-    lines = [
-        "# Extraction",
-        "",
-        "Made by `python -m benchmarks.extract`; its docstring says what each row compares.",
-        "",
-    ]
-    for name, row in ROWS.items():
-        path = RESULTS / f"{name}.json"
-        lines += [f"## {name}", "", (row.__doc__ or "").strip().splitlines()[0], ""]
-        if not path.exists():
-            lines += ["Not measured yet.", ""]
-            continue
-        kept = json.loads(path.read_text())
-        lines += [
-            f"{kept['date']}, {kept['machine']}, commit {kept['commit']}.{kept.get('note', '')}",
-            "",
-            "| | |",
-            "|---|---|",
-        ]
-        lines += [f"| {key} | {value} |" for key, value in flat(kept["result"])] + [""]
-    return "\n".join(lines)
-
-
-def main() -> None:
-    """Measure rows and write the report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"{', '.join(ROWS)}; default: all but cuda and scale")
-    parser.add_argument("--quick", action="store_true", help="few clips, nothing kept")
-    parser.add_argument("--note", default="", help="kept beside the figures, such as what else ran on the machine")
-    args = parser.parse_args()
-    unknown = set(args.rows) - set(ROWS)
-    if unknown:
-        parser.error(f"no such row: {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT)  # noqa: S607
-    for name in args.rows or [row for row in ROWS if row not in ("cuda", "scale")]:
-        result = ROWS[name](args.quick)
-        print(f"{name}:", *(f"  {key}: {value}" for key, value in flat(result)), sep="\n", flush=True)
-        if args.quick:
-            continue
-        RESULTS.mkdir(parents=True, exist_ok=True)
-        kept = {
-            "date": datetime.date.today().isoformat(),
-            "machine": f"{platform.machine()} CPU, {os.cpu_count()} cores, Python {platform.python_version()}",
-            "commit": commit.stdout.strip(),
-            "note": f" {args.note}" if args.note else "",
-            "result": result,
-        }
-        (RESULTS / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n")
-        RESULTS.with_suffix(".md").write_text(to_markdown())
-
-
 if __name__ == "__main__":
-    main()
+    _rows.main("extract", "Extraction", __doc__, ROWS, [row for row in ROWS if row not in ("cuda", "scale")])

@@ -5,7 +5,6 @@ on the CPU and on NVIDIA's GPUs by kernels of their own (`heatmaps_cpu`, `heatma
 where Numba or Triton is not installed, by torch. A joint is a limb from itself to itself.
 """
 
-import itertools
 import logging
 import math
 from collections.abc import Sequence
@@ -140,8 +139,10 @@ def _target(xy: Array, shape: tuple[int, ...], out: Array | None) -> Tensor:
     """Where to draw: `out` as a tensor, or a new one."""
     if out is None:
         wide = xy.dtype in (np.float64, torch.float64)
-        device = "cpu" if isinstance(xy, np.ndarray) else xy.device
-        return torch.empty(shape, dtype=torch.float64 if wide else torch.float32, device=device)
+        if isinstance(xy, np.ndarray) or xy.device.type == "cpu":
+            # NumPy asks for huge pages, torch does not: a new volume's pages take several times what drawing it takes.
+            return torch.from_numpy(np.empty(shape, np.float64 if wide else np.float32))
+        return torch.empty(shape, dtype=torch.float64 if wide else torch.float32, device=xy.device)
     if tuple(out.shape) != shape:
         raise ValueError(f"out has shape {tuple(out.shape)}, wanted {shape}")
     volume = torch.from_numpy(out) if isinstance(out, np.ndarray) else out
@@ -197,14 +198,12 @@ def _draw_on_cpu(
     clips, channels, frames, height, width = target.shape
     settings = (points, peak, pairs, float(sigma), float(min_score))
     direct = target.dtype == torch.float32 and target.is_contiguous() and width >= kernel.LANES
+    planes = target.numpy().reshape(-1, frames, height, width) if direct else None
 
-    inference = torch.is_inference_mode_enabled()
-
-    @torch.inference_mode(inference)  # which each thread has to be told
     def draw(first: int, last: int) -> None:
         """Channels first .. last - 1 of all clips."""
-        if direct:
-            kernel.draw(*settings, target.numpy().reshape(-1, frames, height, width)[first:last], first, last)
+        if planes is not None:
+            kernel.draw(*settings, planes[first:last], first, last)
             return
         # A channel at a time, converted while it is in the cache.
         scratch = np.empty((1, frames, height, max(width, kernel.LANES)), np.float32)
@@ -214,13 +213,14 @@ def _draw_on_cpu(
             n, c = divmod(channel, channels)
             target[n, c] = (drawn * 255).round_() if target.dtype == torch.uint8 else drawn
 
-    edges = np.linspace(0, clips * channels, max(1, min(threads, clips * channels)) + 1).astype(int)
-    if len(edges) == 2:
-        draw(*map(int, edges))
+    total = clips * channels
+    parts = min(threads, total)
+    if parts <= 1:
+        draw(0, total)
         return
-    with ThreadPoolExecutor(len(edges) - 1) as pool:
-        for done in [pool.submit(draw, int(a), int(b)) for a, b in itertools.pairwise(edges)]:
-            done.result()
+    draw = torch.inference_mode(torch.is_inference_mode_enabled())(draw)  # which each thread has to be told
+    with ThreadPoolExecutor(parts) as pool:
+        list(pool.map(lambda part: draw(total * part // parts, total * (part + 1) // parts), range(parts)))
 
 
 def _draw_by_torch(

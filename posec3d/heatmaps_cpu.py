@@ -70,6 +70,15 @@ def _joint(plane, row, x, y, peak, k, reach):  # type: ignore[no-untyped-def]
                 plane[j, i] = value
 
 
+@njit(inline="always")
+def _keep(plane, j, start, lane, value):  # type: ignore[no-untyped-def]
+    """Merge a pixel by maximum."""
+    # Unsigned, for a signed index might count from the end, and no compiler vectorises that.
+    row, column = np.uint64(j), np.uint64(start) + np.uint64(lane)
+    old = plane[row, column]
+    plane[row, column] = value if value > old else old
+
+
 @njit(fastmath=_MATH)
 def _limb(plane, ax, ay, bx, by, length, peak, k, reach, far):  # type: ignore[no-untyped-def]
     """Draw a segment of `length` >= 1, of each row of its window only the pixels within `far` of its line."""
@@ -77,34 +86,44 @@ def _limb(plane, ax, ay, bx, by, length, peak, k, reach, far):  # type: ignore[n
     x0, x1 = _window(min(ax, bx) - reach, max(ax, bx) + reach, width)
     y0, y1 = _window(min(ay, by) - reach, max(ay, by) + reach, height)
     ux, uy = (bx - ax) / length, (by - ay) / length
+    uy32 = np.float32(uy)
     steep = abs(uy) * (width + height) > far  # else no row leaves the strip
     slope, half = (ux / uy, far / abs(uy)) if steep else (0.0, 0.0)
+    # Rows, counted from the start, of which no pixel near the line lies before the limb's start or beyond its end.
+    edge = (half + 1) * abs(ux)
+    inner0, inner1 = min(edge * uy, (length - edge) * uy), max(edge * uy, (length - edge) * uy)
+    if not steep or length < 2 * edge:
+        inner0, inner1 = 1.0, 0.0
     for j in range(y0, y1):
         r = j - ay
-        i, stop = x0, x1
+        i, stop, near = x0, x1, x0
         if steep:
             middle = ax + r * slope
             first, last = _window(middle - half, middle + half, x1)
-            i, stop = max(x0, first), last
+            i, stop, near = max(x0, first), last, int(middle)
+        # Distances are counted from a pixel near the line, where they are small and float32 holds them well.
+        across0 = np.float32((near - ax) * uy - r * ux)
         while i < stop:
             # Whole chunks, the last one moved back into the row: the same pixel drawn twice is the same pixel.
             start = min(i, width - LANES)
-            along0, across0 = (start - ax) * ux + r * uy, (start - ax) * uy - r * ux
-            low, high = np.int32(i - start), np.int32(stop - start)
-            for lane in range(LANES):
-                z = np.int32(lane)
-                step = np.float64(z)
-                along = along0 + step * ux
-                before, beyond = np.float32(-along), np.float32(along - length)
-                end = before if before > beyond else beyond
-                end = end if end > _ZERO else _ZERO
-                across = np.float32(across0 + step * uy)
-                value = peak * _exp2((across * across + end * end) * k)
-                value = value if (z >= low) & (z < high) else _ZERO
-                # Unsigned, for a signed index might count from the end, and no compiler vectorises that.
-                column = np.uint64(start) + np.uint64(lane)
-                old = plane[np.uint64(j), column]
-                plane[np.uint64(j), column] = value if value > old else old
+            low, high, off = np.int32(i - start), np.int32(stop - start), np.float32(start - near)
+            along0 = (start - ax) * ux + r * uy
+            if inner0 <= r <= inner1:
+                for lane in range(LANES):
+                    z = np.int32(lane)
+                    across = across0 + (np.float32(z) + off) * uy32
+                    value = peak * _exp2(across * across * k)
+                    _keep(plane, j, start, lane, value if (z >= low) & (z < high) else _ZERO)
+            else:
+                for lane in range(LANES):
+                    z = np.int32(lane)
+                    along = along0 + np.float64(z) * ux
+                    before, beyond = np.float32(-along), np.float32(along - length)
+                    end = before if before > beyond else beyond
+                    end = end if end > _ZERO else _ZERO
+                    across = across0 + (np.float32(z) + off) * uy32
+                    value = peak * _exp2((across * across + end * end) * k)
+                    _keep(plane, j, start, lane, value if (z >= low) & (z < high) else _ZERO)
             i = start + LANES
 
 
