@@ -107,7 +107,7 @@ def fed_over_resident(
 ) -> dict[str, Any]:
     """Seconds a step, fed and on one resident batch, in turns; `batches` gives those of an epoch, on the device."""
     resident = next(batches(0))
-    for _ in range(3):
+    for _ in range(min(3, steps)):
         step(resident)
     times: dict[str, list[float]] = {"resident": [], "fed": []}
     first = []
