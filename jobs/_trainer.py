@@ -87,6 +87,11 @@ def _worker(settings: dict[str, Any]) -> None:
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
     torch.manual_seed(config.seed)
 
+    body = skeleton(run.skeleton)
+    for size in (config.clip.size, config.clip.test_size):  # what draws is compiled now, not in the first step
+        nobody = torch.zeros(1, run.train.persons, config.clip.length, len(body.joints), 2, device=device)
+        training.draw(nobody, nobody[..., 0], size, config.heatmap, body)
+
     model = checkpoints.build_model(config, run.skeleton, len(run.labels))
     model = model.to(device)
     optimizer = training.make_optimizer(model, config.optim)
@@ -126,7 +131,7 @@ def _worker(settings: dict[str, Any]) -> None:
         model,
         optimizer,
         config,
-        skeleton(run.skeleton),
+        body,
         train,
         validate if run.val is not None else None,
         steps=run.steps,

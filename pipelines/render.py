@@ -4,6 +4,8 @@ The groups of `posec3d.feed` are the units of work: a task reads one, samples, c
 and sends those. Volumes are drawn where they are used; drawing them in the tasks is the same function called earlier.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -54,20 +56,24 @@ def training_samples(
         Blocks of `feed.training_samples`; with `heatmap` of clip_id, label and volume (N, C, T, H, W) uint8, 255 = 1.
     """
     groups = feed.training_groups(chosen, seed=seed, epoch=epoch, repeat=repeat, balanced=balanced, share=share)
-    body = _skeleton(chosen)
+    light = _light(chosen)
+    draw = None
+    if heatmap is not None:
+        draw = functools.partial(_drawn, size=config.size, heatmap=heatmap, body=_skeleton(chosen))
 
     def sample(group: Group) -> Iterator[Arrays]:
-        samples = feed.training_samples(group, chosen, config, seed=seed, epoch=epoch)
-        yield from [samples] if heatmap is None else _drawn(samples, config.size, heatmap, body)
+        samples = feed.training_samples(group, light, config, seed=seed, epoch=epoch)
+        yield from [samples] if draw is None else draw(samples)
 
     return _by_group(groups, sample)
 
 
 def testing_samples(chosen: Index, config: ClipConfig, *, num_clips: int = 1, share: Share = ALL) -> ray.data.Dataset:
     """One worker's share of the chosen clips, each once, as it is tested: blocks of `feed.testing_samples`."""
+    light = _light(chosen)
 
     def sample(group: Group) -> Iterator[Arrays]:
-        yield feed.testing_samples(group, chosen, config, num_clips=num_clips)
+        yield feed.testing_samples(group, light, config, num_clips=num_clips)
 
     return _by_group(feed.testing_groups(chosen, share), sample)
 
@@ -114,7 +120,14 @@ def batches(dataset: ray.data.Dataset, size: int, *, drop_last: bool = False) ->
     return feed.rebatch(blocks, size, drop_last=drop_last)
 
 
+def _light(chosen: Index) -> Index:
+    """What a task needs of an index, which every task is sent: not where millions of clips lie."""
+    return dataclasses.replace(chosen, units=())
+
+
 def _skeleton(chosen: Index) -> Skeleton:
+    if not chosen.units:
+        raise ValueError("no clip to draw: the split has none in this table")
     unit = chosen.units[0]
     names = tables.open_file(unit.file).read_row_group(unit.row_group, ["skeleton"])["skeleton"]
     return skeleton(names[0].as_py())
@@ -125,7 +138,7 @@ def _drawn(samples: Arrays, size: int, heatmap: HeatmapConfig, body: Skeleton) -
     for start in range(0, len(samples["label"]), VOLUMES):
         part = {name: array[start : start + VOLUMES] for name, array in samples.items()}
         xy, score = (torch.from_numpy(part.pop(name)) for name in ("xy", "score"))
-        volume = training.draw(xy, score, size, heatmap, body, dtype=torch.uint8)
+        volume = training.draw(xy, score, size, heatmap, body, dtype=torch.uint8, memory_format=torch.contiguous_format)
         yield {**part, "volume": volume.numpy()}
 
 
@@ -154,15 +167,16 @@ def volumes(
         Rows: clip_id, label (-1 where there is none), volume (K, C, T, H, W) float32.
 
     Raises:
-        ValueError: limbs from stored maps, which are of joints. While iterating: a clip without stored maps.
+        ValueError: no clip in the split; limbs from stored maps, which are of joints. While iterating: a clip without
+            stored maps.
     """
     config, heatmap = config or ClipConfig(), heatmap or HeatmapConfig()
     chosen = feed.index(table, split, labelled=False, people=False)
-    body = skeleton(next(tables.read_table(table, columns=())).skeleton)
+    light, body = _light(chosen), _skeleton(chosen)
 
     def draw_stored(group: Group) -> Iterator[Arrays]:
         (piece,) = group.pieces
-        clips = {clip.clip_id: clip for clip in feed.read(piece, chosen)}
+        clips = {clip.clip_id: clip for clip in feed.read(piece, light)}
         folder = piece.file.rsplit("/", 1)[0]  # the table, by a name that holds on every machine
         for clip_id, heatmaps in read_heatmaps(folder, clips):
             volume = stored_volumes(clips[clip_id], heatmaps, config, num_clips)
@@ -176,12 +190,19 @@ def volumes(
         return _by_group(feed.testing_groups(chosen), draw_stored)
 
     def draw(group: Group) -> Iterator[Arrays]:
-        samples = feed.testing_samples(group, chosen, config, num_clips=num_clips)
+        samples = feed.testing_samples(group, light, config, num_clips=num_clips)
         for i in range(len(samples["label"])):  # one at a time: ten clips of 64 x 64 are 130 MB
             xy, score = samples["xy"][i], samples["score"][i]
             if flipped:
                 xy, score = flip(xy, score, config.test_size, body.mirror)
-            volume = training.draw(torch.from_numpy(xy), torch.from_numpy(score), config.test_size, heatmap, body)
+            volume = training.draw(
+                torch.from_numpy(xy),
+                torch.from_numpy(score),
+                config.test_size,
+                heatmap,
+                body,
+                memory_format=torch.contiguous_format,
+            )
             names = {name: samples[name][i : i + 1] for name in ("clip_id", "label")}
             yield {**names, "volume": volume[None].numpy()}
 

@@ -171,7 +171,7 @@ def _draw(xy, score, limbs, sigma, min_score, out, first, last):  # type: ignore
                     _limb(plane, ax, ay, bx, by, math.sqrt(length2), peak, k, reach, far)
 
 
-_began = time.perf_counter()
+_began = time.monotonic()
 draw = njit(_SIGNATURE, nogil=True, cache=True)(_draw)
-if (_seconds := time.perf_counter() - _began) > 1:
-    log.info("compiled the heatmap kernel in %.1f s; the next process finds it in numba's cache", _seconds)
+if draw.stats.cache_misses:
+    log.info("compiled the heatmap kernel in %.1f s; later processes find it in a cache", time.monotonic() - _began)

@@ -199,3 +199,19 @@ def test_a_killed_training_run_again_ends_like_an_undisturbed_one(labelled, tmp_
     assert len(whole) == len(resumed) == 4
     losses = [[float(line.split(",")[2]) for line in lines[1:]] for lines in (whole, resumed)]
     np.testing.assert_allclose(losses[0], losses[1], atol=1e-5)
+
+
+def test_a_table_on_s3_trains_with_every_augmentation_and_volumes_from_the_workers(labelled, s3, tmp_path):
+    tables.write_table(tables.read_table(str(labelled)), f"{s3}/table", rows_per_file=7)
+    jitter = "--clip.rotate 10 --clip.scale 0.1 --clip.drop 0.05 --clip.noise 0.2 --balanced".split()
+    words = ("jobs.train", "demo", "--table", f"{s3}/table", "--workers", 2, "--epochs", 2, *SMALL, *jitter)
+    env = {**os.environ, "POSEC3D_CACHE": str(tmp_path / "cache")}
+    losses = {}
+    for render in ("device", "worker"):
+        code, output = finish(start(*words, "--out", tmp_path / render, "--render", render, env=env))
+        assert code == 0, output
+        rows = (tmp_path / render / "metrics.csv").read_text().splitlines()[1:]
+        losses[render] = [float(row.split(",")[2]) for row in rows]
+    np.testing.assert_allclose(losses["worker"], losses["device"], atol=0.02)  # 8 bits a pixel are not 32
+    copies = [path for path in (tmp_path / "cache/tables").iterdir() if path.name != ".lock"]
+    assert len(copies) == len(tables.data_files(f"{s3}/table"))
