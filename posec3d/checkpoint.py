@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn, optim
 
 from posec3d.config import TrainConfig
-from posec3d.models import create
+from posec3d.models import GRAPH, create
 from posec3d.skeletons import skeleton
 from posec3d.storage import read_whole, write_whole
 
@@ -49,7 +49,13 @@ class Checkpoint:
 
 
 def build_model(config: TrainConfig, skeleton_name: str, num_classes: int) -> nn.Module:
-    """The config's network for a skeleton, with random weights, in the memory layout 3D convolutions like best."""
+    """The config's network for a skeleton, with random weights, in the memory layout 3D convolutions like best.
+
+    Raises:
+        ValueError: no model of that name, or one that takes no volumes.
+    """
+    if config.model.name in GRAPH:
+        raise ValueError(f"{config.model.name} takes coordinates, wanted a model of volumes; see posec3d.models.create")
     body = skeleton(skeleton_name)
     channels = len(body.joints) if config.heatmap.kind == "joint" else len(body.limbs)
     model = create(config.model.name, num_classes, in_channels=channels, dropout=config.model.dropout)

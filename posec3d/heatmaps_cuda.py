@@ -26,7 +26,7 @@ def _window(low, high, side):  # type: ignore[no-untyped-def]
     return tl.maximum(low.to(tl.int32), 0), high.to(tl.int32) + 1
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _place(  # type: ignore[no-untyped-def]
     xy,
     score,
@@ -76,7 +76,7 @@ def _place(  # type: ignore[no-untyped-def]
     tl.store(windows + 4 * i + 3, tl.where(drawn, y1, 0), real)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["people"])
 def _row(  # type: ignore[no-untyped-def]
     places,
     peaks,
@@ -132,7 +132,9 @@ def _row(  # type: ignore[no-untyped-def]
 def draw(
     xy: Tensor, score: Tensor, limbs: Sequence[tuple[int, int]], sigma: float, min_score: float, out: Tensor
 ) -> None:
-    """Draw limbs, of which joints are some, into a volume on the same GPU; exact to 1e-5 for sigma >= 0.3.
+    """Draw limbs, of which joints are some, into a volume on the same GPU.
+
+    Exact to 1e-5 for sigma >= 0.3 on canvases up to 128 pixels wide; float32 of wider ones is coarser.
 
     Args:
         xy: (N, M, T, V, 2) heatmap pixels.
@@ -150,38 +152,39 @@ def draw(
     places = torch.empty(count, 5, dtype=torch.float64, device=out.device)
     peaks = torch.empty(count, dtype=torch.float32, device=out.device)
     windows = torch.empty(count, 4, dtype=torch.int32, device=out.device)
-    if count:
-        _place[(triton.cdiv(count, _LIMBS),)](
-            xy.double().contiguous(),
-            score.float().contiguous(),
-            torch.tensor(limbs, dtype=torch.int32).to(out.device, non_blocking=True),
+    with torch.cuda.device_of(out):  # kernels start on the current device, whatever their tensors' is
+        if count:
+            _place[(triton.cdiv(count, _LIMBS),)](
+                xy.double().contiguous(),
+                score.float().contiguous(),
+                torch.tensor(limbs, dtype=torch.int32).to(out.device, non_blocking=True),
+                places,
+                peaks,
+                windows,
+                count,
+                channels,
+                joints,
+                height,
+                width,
+                # Constants, as numbers that are passed are rounded to float32.
+                REACH=3 * sigma,
+                LEAST=min_score,
+                FAR=FAR,
+                LIMBS=_LIMBS,
+            )
+        _row[(clips * frames * height,)](
             places,
             peaks,
             windows,
-            count,
+            out,
+            people,
+            frames,
             channels,
-            joints,
             height,
             width,
-            # Constants, as numbers that are passed are rounded to float32.
-            REACH=3 * sigma,
-            LEAST=min_score,
-            FAR=FAR,
-            LIMBS=_LIMBS,
+            *out.stride(),
+            SCALE=-1 / (2 * sigma * sigma),
+            BYTES=out.dtype == torch.uint8,
+            CHANNELS=triton.next_power_of_2(channels),
+            WIDTH=triton.next_power_of_2(width),
         )
-    _row[(clips * frames * height,)](
-        places,
-        peaks,
-        windows,
-        out,
-        people,
-        frames,
-        channels,
-        height,
-        width,
-        *out.stride(),
-        SCALE=-1 / (2 * sigma * sigma),
-        BYTES=out.dtype == torch.uint8,
-        CHANNELS=triton.next_power_of_2(channels),
-        WIDTH=triton.next_power_of_2(width),
-    )

@@ -13,6 +13,8 @@ class Skeleton:
     """The L limbs in drawing order, (start, end). The order is part of a trained limb model."""
     pairs: tuple[tuple[int, int], ...]
     """(left, right) joints, which a horizontal flip swaps."""
+    bones: tuple[tuple[int, int], ...]
+    """(joint, the next one toward the body's centre) for all joints but the centre: the tree of graph networks."""
 
     @property
     def mirror(self) -> tuple[int, ...]:
@@ -43,6 +45,11 @@ COCO17 = Skeleton(
         (6, 12), (12, 14), (14, 16), (0, 1), (0, 2), (1, 3), (2, 4), (11, 12),
     ),
     pairs=((1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16)),
+    # PYSKL's graph.
+    bones=(
+        (15, 13), (13, 11), (16, 14), (14, 12), (11, 5), (12, 6), (9, 7), (7, 5),
+        (10, 8), (8, 6), (5, 0), (6, 0), (1, 0), (3, 1), (2, 0), (4, 2),
+    ),
 )  # fmt: skip
 
 SKELETONS = {skeleton.name: skeleton for skeleton in (COCO17,)}

@@ -1,36 +1,11 @@
 """Pose-SlowOnly: heatmap volume -> class scores (paper, section 3.3: SlowFast's slow pathway, shallow and narrow)."""
 
 from collections.abc import Sequence
-from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-Size3: TypeAlias = tuple[int, int, int]
-
-
-class ConvBN(nn.Module):
-    """Conv3d without bias, BatchNorm and, unless switched off, ReLU: (N, C, T, H, W) -> (N, C', T', H', W')."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel: Size3,
-        stride: Size3 = (1, 1, 1),
-        *,
-        relu: bool = True,
-    ) -> None:
-        super().__init__()
-        padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
-        self.conv = nn.Conv3d(in_channels, out_channels, kernel, stride, padding, bias=False)
-        self.bn = nn.BatchNorm3d(out_channels)
-        self.relu = relu
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve, normalise, rectify."""
-        x = self.bn(self.conv(x))
-        return torch.relu_(x) if self.relu else x
+from posec3d.models.layers import ConvBN, Size3, initialise
 
 
 class Bottleneck(nn.Module):
@@ -93,16 +68,7 @@ class SlowOnly(nn.Module):
         self.layer1, self.layer2, self.layer3 = stages
         self.dropout = nn.Dropout(dropout)
         self.fc_cls = nn.Linear(channels, num_classes)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv3d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, Bottleneck):
-                nn.init.zeros_(module.conv3.bn.weight)  # a block starts as the identity
-        nn.init.normal_(self.fc_cls.weight, std=0.01)
-        nn.init.zeros_(self.fc_cls.bias)
+        initialise(self, self.fc_cls, [block.conv3 for block in self.modules() if isinstance(block, Bottleneck)])
 
     def forward(self, volume: Tensor) -> Tensor:
         """Class scores of heatmap volumes.
