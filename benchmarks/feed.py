@@ -161,7 +161,8 @@ def on_ray(quick: bool) -> dict[str, Any]:
         chosen = feed.index(folder)
 
         def batches(epoch: int) -> Iterator[dict[str, Any]]:
-            samples = render.training_samples(chosen, SMALL.clip, seed=0, epoch=epoch)
+            # More than the object store holds, so that the tasks still run at the last step.
+            samples = render.training_samples(chosen, SMALL.clip, seed=0, epoch=epoch, repeat=12)
             return training.prefetch(render.batches(samples, BATCH, drop_last=True))
 
         return fed_over_resident(small_step(), batches, 2 if quick else 100, 1 if quick else 2)
@@ -222,7 +223,7 @@ def cuda(quick: bool) -> dict[str, Any]:
             )
         )
     numbers = np.arange(len(clips))
-    units = [Unit("", i, numbers[i : i + 64], numbers[i : i + 64] % 20) for i in range(0, len(clips), 64)]
+    units = [Unit("", "", i, numbers[i : i + 64], numbers[i : i + 64] % 20) for i in range(0, len(clips), 64)]
     chosen = Index(units, persons=2, skipped=0)
 
     def read(piece: Piece, _: Index) -> Any:

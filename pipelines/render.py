@@ -55,11 +55,13 @@ def training_samples(
     Returns:
         Blocks of `feed.training_samples`; with `heatmap` of clip_id, label and volume (N, C, T, H, W) uint8, 255 = 1.
     """
-    groups = feed.training_groups(chosen, seed=seed, epoch=epoch, repeat=repeat, balanced=balanced, share=share)
-    light = _light(chosen)
-    draw = None
+    light, draw, small = _light(chosen), None, {}
     if heatmap is not None:
         draw = functools.partial(_drawn, size=config.size, heatmap=heatmap, body=_skeleton(chosen))
+        small = {"piece": VOLUMES, "size": 16 * VOLUMES}  # a task of as many volumes as of coordinates would be 5 GB
+    groups = feed.training_groups(
+        chosen, seed=seed, epoch=epoch, repeat=repeat, balanced=balanced, share=share, **small
+    )
 
     def sample(group: Group) -> Iterator[Arrays]:
         samples = feed.training_samples(group, light, config, seed=seed, epoch=epoch)
@@ -83,9 +85,7 @@ def _by_group(groups: Sequence[Group], sample: Callable[[Group], Iterator[Any]])
 
     def samples(batch: pa.Table) -> Iterator[Any]:
         for row in batch.to_pylist():
-            pieces = [
-                Piece(p["file"], p["row_group"], np.array(p["rows"]), np.array(p["draws"])) for p in row["pieces"]
-            ]
+            pieces = [Piece(**{**p, "rows": np.array(p["rows"]), "draws": np.array(p["draws"])}) for p in row["pieces"]]
             yield from sample(Group(row["number"], tuple(pieces)))
 
     rows = [{"number": group.number, "pieces": [vars(piece) for piece in group.pieces]} for group in groups]
@@ -104,6 +104,7 @@ _GROUP = pa.schema(
             pa.struct(
                 {
                     "file": pa.string(),
+                    "version": pa.string(),
                     "row_group": pa.int64(),
                     "rows": pa.list_(pa.int32()),
                     "draws": pa.list_(pa.int32()),
@@ -129,8 +130,10 @@ def _skeleton(chosen: Index) -> Skeleton:
     if not chosen.units:
         raise ValueError("no clip to draw: the split has none in this table")
     unit = chosen.units[0]
-    names = tables.open_file(unit.file).read_row_group(unit.row_group, ["skeleton"])["skeleton"]
-    return skeleton(names[0].as_py())
+    names = tables.open_file(unit.file, version=unit.version, cache=chosen.cache).read_row_group(
+        unit.row_group, ["skeleton"]
+    )
+    return skeleton(names["skeleton"][0].as_py())
 
 
 def _drawn(samples: Arrays, size: int, heatmap: HeatmapConfig, body: Skeleton) -> Iterator[Arrays]:

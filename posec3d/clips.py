@@ -302,7 +302,7 @@ def training_clips(
     """
     shape = (len(videos), persons, config.length, len(mirror))
     xy, score = np.zeros((*shape, 2), np.float32), np.zeros(shape, np.float32)
-    place = np.empty((len(videos), 2, 3), np.float32)
+    place = np.empty((len(videos), 2, 3))  # float64: a small subject may be far from the origin of a large frame
     flipped = np.zeros(len(videos), bool)
     for n, (video, rng) in enumerate(zip(videos, rngs, strict=True)):
         frames = sample_frames(video.keypoints.shape[1], config, rng=rng)[0]
@@ -314,7 +314,7 @@ def training_clips(
             score[n] *= rng.random(shape[1:]) >= config.drop
     x, y = xy[..., 0], xy[..., 1]
     a, b = place[:, :, :, None, None, None].transpose(1, 2, 0, 3, 4, 5)
-    xy = np.stack([a[0] * x + a[1] * y + a[2], b[0] * x + b[1] * y + b[2]], -1)
+    xy = np.stack([a[0] * x + a[1] * y + a[2], b[0] * x + b[1] * y + b[2]], -1).astype(np.float32)
     if config.noise:
         for n, rng in enumerate(rngs):
             xy[n] += config.noise * np.asarray(rng.standard_normal(xy.shape[1:]), np.float32)

@@ -103,6 +103,8 @@ class TrainConfig:
         for name in ("epochs", "repeat", "batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be >= 0, got {self.seed}")
 
 
 # Small sets on a CPU: half the width, 32 frames of 32 x 32, a wider Gaussian for the coarser grid, and AdamW, which

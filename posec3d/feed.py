@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from posec3d.clips import ClipConfig, pad_persons, testing_clips, training_clips
@@ -22,11 +23,11 @@ if TYPE_CHECKING:
 
 COLUMNS = "clip_id num_frames num_persons height width skeleton label keypoints scores".split()
 
-PIECE = 64
-"""Samples of a piece: all of one row group."""
+PIECE = 16
+"""Samples of a piece, at most: all of one row group, which is decoded for them."""
 
-GROUP = 16
-"""Pieces of a group: a table sorted by class still gives mixed batches, and a group of two people is 20 MB."""
+GROUP = 2048
+"""Samples of a group, about: a table sorted by class still gives mixed batches, and a group of two people is 40 MB."""
 
 Arrays = dict[str, np.ndarray]
 """Samples by name: clip_id (N,), label (N,) int64 with -1 for none, xy (N, ..., M, T, V, 2) and score float32."""
@@ -37,6 +38,8 @@ class Unit:
     """The chosen rows of one row group of the table."""
 
     file: str
+    version: str
+    """Of the file's content, where copies of it are kept."""
     row_group: int
     rows: np.ndarray
     """Numbers of the rows within the row group."""
@@ -78,25 +81,29 @@ def index(
         FileNotFoundError: no table there.
     """
     from posec3d import table as tables
-    from posec3d.storage import is_local
+    from posec3d.storage import content_version, is_local
 
+    limit = int(cache_gb * 1e9)
+    cache = limit if limit and not is_local(table) and tables.size(table) <= limit else 0
     units, persons, skipped = [], 1, 0
     for file in tables.require_table(table):
-        parquet = tables.open_file(file)
+        version = content_version(file) if cache else ""
+        parquet = tables.open_file(file, version=version, cache=cache)
+        columns = parquet.read(["label", "splits", "num_persons"])
+        label = columns["label"].fill_null(-1).to_numpy()
+        crowd = columns["num_persons"].to_numpy()
+        inside = np.array([tables.in_split(splits or (), split) for splits in columns["splits"].to_pylist()], bool)
+        chosen = inside & ~((labelled & (label < 0)) | (people & (crowd == 0)))
+        skipped += int((inside & ~chosen).sum())
+        first = 0
         for group in range(parquet.num_row_groups):
-            columns = parquet.read_row_group(group, ["label", "splits", "num_persons"])
-            label = columns["label"].fill_null(-1).to_numpy()
-            crowd = columns["num_persons"].to_numpy()
-            inside = np.array([tables.in_split(splits or (), split) for splits in columns["splits"].to_pylist()], bool)
-            chosen = inside & ~((labelled & (label < 0)) | (people & (crowd == 0)))
-            skipped += int((inside & ~chosen).sum())
-            if chosen.any():
-                rows = np.flatnonzero(chosen)
-                persons = max(persons, int(crowd[rows].max()))
-                units.append(Unit(file, group, rows, label[rows]))
-    limit = int(cache_gb * 1e9)
-    copies = limit > 0 and not is_local(table) and tables.size(table) <= limit
-    return Index(tuple(units), persons, skipped, limit if copies else 0)
+            last = first + parquet.metadata.row_group(group).num_rows
+            rows = np.flatnonzero(chosen[first:last])
+            if len(rows):
+                persons = max(persons, int(crowd[first + rows].max()))
+                units.append(Unit(file, version, group, rows, label[first + rows]))
+            first = last
+    return Index(tuple(units), persons, skipped, cache)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +111,7 @@ class Piece:
     """Samples of one row group: which rows, and which draw of each."""
 
     file: str
+    version: str
     row_group: int
     rows: np.ndarray
     draws: np.ndarray
@@ -129,7 +137,15 @@ ALL = Share()
 
 
 def training_groups(
-    chosen: Index, *, seed: int, epoch: int, repeat: int = 1, balanced: bool = False, share: Share = ALL
+    chosen: Index,
+    *,
+    seed: int,
+    epoch: int,
+    repeat: int = 1,
+    balanced: bool = False,
+    share: Share = ALL,
+    piece: int | None = None,
+    size: int | None = None,
 ) -> list[Group]:
     """Plan a share of an epoch: clips * repeat // world samples, the same number in every share.
 
@@ -141,7 +157,15 @@ def training_groups(
         balanced: draw every class equally often instead; which clips of a class make up the difference changes from
             epoch to epoch.
         share: which one; together they are the epoch, but for a remainder.
+        piece: samples of a piece; by default `PIECE`.
+        size: samples of a group; by default `GROUP`.
+
+    Raises:
+        ValueError: there is no clip.
     """
+    if not chosen.clips:
+        raise ValueError("no clip to train on: the split has none with a label and people in this table")
+    piece, size = piece or PIECE, size or GROUP
     rng = np.random.default_rng([seed, epoch])
     times = np.full(chosen.clips, repeat)
     if balanced:
@@ -153,12 +177,12 @@ def training_groups(
         rows = np.repeat(unit.rows, often)
         draws = np.arange(len(rows)) - np.repeat(np.cumsum(often) - often, often)
         order = rng.permutation(len(rows))
-        for start in range(0, len(rows), PIECE):
-            part = order[start : start + PIECE]
-            pieces.append(Piece(unit.file, unit.row_group, rows[part], draws[part]))
+        for start in range(0, len(rows), piece):
+            part = order[start : start + piece]
+            pieces.append(Piece(unit.file, unit.version, unit.row_group, rows[part], draws[part]))
     pieces = [pieces[i] for i in rng.permutation(len(pieces))]
     each = int(times.sum()) // share.world
-    return _groups(_slice(pieces, share.rank * each, (share.rank + 1) * each), GROUP)
+    return _groups(_slice(pieces, share.rank * each, (share.rank + 1) * each), size)
 
 
 def _balanced(labels: np.ndarray, total: int, rng: np.random.Generator) -> np.ndarray:
@@ -178,7 +202,10 @@ def _equal(total: int, parts: int) -> np.ndarray:
 
 def testing_groups(chosen: Index, share: Share = ALL) -> list[Group]:
     """Plan a share of a test: each clip once, in the table's order; the shares differ by a clip at most."""
-    pieces = [Piece(unit.file, unit.row_group, unit.rows, np.zeros(len(unit.rows), int)) for unit in chosen.units]
+    pieces = [
+        Piece(unit.file, unit.version, unit.row_group, unit.rows, np.zeros(len(unit.rows), int))
+        for unit in chosen.units
+    ]
     first, last = (chosen.clips * rank // share.world for rank in (share.rank, share.rank + 1))
     return _groups(_slice(pieces, first, last), 1)
 
@@ -189,20 +216,26 @@ def _slice(pieces: Iterable[Piece], first: int, last: int) -> Iterator[Piece]:
         part = slice(max(first, 0), max(last, 0))
         first, last = first - len(piece.rows), last - len(piece.rows)
         if len(piece.rows[part]):
-            yield Piece(piece.file, piece.row_group, piece.rows[part], piece.draws[part])
+            yield Piece(piece.file, piece.version, piece.row_group, piece.rows[part], piece.draws[part])
 
 
 def _groups(pieces: Iterable[Piece], size: int) -> list[Group]:
-    pieces = list(pieces)
-    starts = range(0, len(pieces), size)
-    return [Group(number, _merged(pieces[start : start + size])) for number, start in enumerate(starts)]
+    """Pieces together until they hold `size` samples."""
+    groups: list[Group] = []
+    held: list[Piece] = []
+    for piece in pieces:
+        held.append(piece)
+        if sum(len(part.rows) for part in held) >= size:
+            groups.append(Group(len(groups), _merged(held)))
+            held = []
+    return [*groups, Group(len(groups), _merged(held))] if held else groups
 
 
 def _merged(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
     """Pieces of one row group as one, so that a group reads it once."""
-    of: dict[tuple[str, int], list[Piece]] = {}
+    of: dict[tuple[str, str, int], list[Piece]] = {}
     for piece in pieces:
-        of.setdefault((piece.file, piece.row_group), []).append(piece)
+        of.setdefault((piece.file, piece.version, piece.row_group), []).append(piece)
     return tuple(
         Piece(*unit, np.concatenate([part.rows for part in parts]), np.concatenate([part.draws for part in parts]))
         for unit, parts in of.items()
@@ -217,8 +250,8 @@ def read(piece: Piece, chosen: Index) -> "list[Clip]":
     from posec3d import table as tables
 
     rows, back = np.unique(piece.rows, return_inverse=True)
-    group = tables.open_file(piece.file, cache=chosen.cache).read_row_group(piece.row_group, COLUMNS)
-    clips = list(tables.arrow_to_clips(group.take(rows)))
+    file = tables.open_file(piece.file, version=piece.version, cache=chosen.cache)
+    clips = list(tables.arrow_to_clips(file.read_row_group(piece.row_group, COLUMNS).take(rows)))
     return [clips[i] for i in back]
 
 
@@ -299,7 +332,15 @@ def training_batches(
     samples = _Samples(chosen, config, seed, epoch, read)
     blocks: Iterable[Arrays] = map(samples.__getitem__, groups)
     if processes:
-        blocks = DataLoader(samples, batch_size=None, sampler=groups, num_workers=processes, collate_fn=_as_they_are)
+        # A generator of its own: by default each epoch would draw from torch's, on which dropout depends.
+        blocks = DataLoader(
+            samples,
+            batch_size=None,
+            sampler=groups,
+            num_workers=processes,
+            collate_fn=_as_they_are,
+            generator=torch.Generator(),
+        )
     return rebatch(blocks, size, drop_last=True)
 
 

@@ -122,7 +122,9 @@ def _volumes(
     target = volume.reshape(clips, *volume.shape[-4:])
     points, peak = xy.reshape(clips, *xy.shape[-4:]), score.reshape(clips, *score.shape[-3:])
     kernel = None if volume.dtype == torch.float64 else _kernel(volume.device.type)
-    if kernel and volume.device.type == "cpu":
+    if not volume.numel():
+        pass
+    elif kernel and volume.device.type == "cpu":
         _draw_on_cpu(kernel, points, peak, limbs, sigma, min_score, target, threads)
     elif kernel:
         kernel.draw(points, peak, limbs, float(sigma), float(min_score), target)
@@ -145,6 +147,8 @@ def _target(xy: Array, shape: tuple[int, ...], out: Array | None) -> Tensor:
         return torch.empty(shape, dtype=torch.float64 if wide else torch.float32, device=xy.device)
     if tuple(out.shape) != shape:
         raise ValueError(f"out has shape {tuple(out.shape)}, wanted {shape}")
+    if isinstance(out, np.ndarray) and any(stride < 0 for stride in out.strides):
+        raise ValueError(f"out has strides {out.strides}, wanted none below 0")
     volume = torch.from_numpy(out) if isinstance(out, np.ndarray) else out
     if isinstance(xy, np.ndarray) != isinstance(out, np.ndarray) or (
         isinstance(xy, Tensor) and xy.device != volume.device
@@ -193,25 +197,35 @@ def _draw_on_cpu(
 ) -> None:
     if isinstance(xy, Tensor):  # NumPy knows no bfloat16
         xy, score = xy.detach().double().numpy(), score.detach().float().numpy()  # type: ignore[union-attr]
-    points, peak = np.ascontiguousarray(xy, np.float64), np.ascontiguousarray(score, np.float32)
+    # Writeable, as the kernel is compiled for arrays that are; Ray's are not.
+    points, peak = (np.require(array, dtype, ("C", "W")) for array, dtype in ((xy, np.float64), (score, np.float32)))
     pairs = np.array(limbs, np.int64).reshape(-1, 2)
     clips, channels, frames, height, width = target.shape
-    settings = (points, peak, pairs, float(sigma), float(min_score))
-    direct = target.dtype == torch.float32 and target.is_contiguous() and width >= kernel.LANES
-    planes = target.numpy().reshape(-1, frames, height, width) if direct else None
+    numbers = float(sigma), np.float32(min_score)
+    settings = (points, peak, pairs, *numbers)
+    planes: np.ndarray | None = None
+    if target.dtype == torch.float32 and width >= kernel.LANES:
+        planes = target.numpy()
+        if not target.is_contiguous():
+            planes.fill(0)
 
     def draw(first: int, last: int) -> None:
         """Channels first .. last - 1 of all clips."""
         if planes is not None:
-            kernel.draw(*settings, planes[first:last], first, last)
+            kernel.draw(*settings, planes, first, last)
             return
         # A channel at a time, converted while it is in the cache.
-        scratch = np.empty((1, frames, height, max(width, kernel.LANES)), np.float32)
+        scratch = np.empty((1, 1, frames, height, max(width, kernel.LANES)), np.float32)
         for channel in range(first, last):
-            kernel.draw(*settings, scratch, channel, channel + 1)
-            drawn = torch.from_numpy(scratch[0, :, :, :width])
             n, c = divmod(channel, channels)
-            target[n, c] = (drawn * 255).round_() if target.dtype == torch.uint8 else drawn
+            kernel.draw(points[n : n + 1], peak[n : n + 1], pairs[c : c + 1], *numbers, scratch, 0, 1)
+            drawn = scratch[0, 0, :, :, :width]
+            if target.dtype == torch.bfloat16:  # which NumPy does not know
+                target[n, c] = torch.from_numpy(drawn)
+                continue
+            if target.dtype == torch.uint8:
+                np.rint(np.multiply(drawn, 255, out=drawn), out=drawn)
+            np.copyto(target[n, c].numpy(), drawn, casting="unsafe")
 
     total = clips * channels
     parts = min(threads, total)
@@ -223,6 +237,7 @@ def _draw_on_cpu(
         list(pool.map(lambda part: draw(total * part // parts, total * (part + 1) // parts), range(parts)))
 
 
+@torch.no_grad()
 def _draw_by_torch(
     points: Tensor,
     peak: Tensor,
@@ -277,7 +292,7 @@ def _window(mu: Tensor, side: int, sigma: float) -> tuple[Tensor, Tensor]:
     """
     first = (mu - 3 * sigma).trunc().clamp(min=0)
     stop = ((mu + 3 * sigma).trunc() + 1).clamp(max=side)
-    pixels = first[..., None] + torch.arange(int(6 * sigma) + 2, device=mu.device, dtype=mu.dtype)
+    pixels = first[..., None] + torch.arange(min(int(6 * sigma) + 2, side), device=mu.device, dtype=mu.dtype)
     inside = pixels < stop[..., None]
     gauss = torch.exp((pixels - mu[..., None]).square() / (-2 * sigma**2))
     return torch.where(inside, pixels, 0).long(), torch.where(inside, gauss, 0)

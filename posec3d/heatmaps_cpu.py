@@ -127,13 +127,8 @@ def _limb(plane, ax, ay, bx, by, length, peak, k, reach, far):  # type: ignore[n
             i = start + LANES
 
 
-_SIGNATURE = (
-    "void(float64[:,:,:,:,::1], float32[:,:,:,::1], int64[:,::1], float64, float64, float32[:,:,:,::1], int64, int64)"
-)
-
-
 def _draw(xy, score, limbs, sigma, min_score, out, first, last):  # type: ignore[no-untyped-def]
-    """Clear and draw planes first .. last - 1 of the N * L channels of a batch; releases the GIL.
+    """Draw channels first .. last - 1 of the N * L channels of a batch; releases the GIL.
 
     Args:
         xy: float64 (N, M, T, V, 2) heatmap pixels.
@@ -141,21 +136,24 @@ def _draw(xy, score, limbs, sigma, min_score, out, first, last):  # type: ignore
         limbs: int64 (L, 2).
         sigma: spread in pixels.
         min_score: peaks under this draw nothing.
-        out: float32 (last - first, T, H, W), W >= LANES, or limbs are all joints.
+        out: float32 (N, L, T, H, W), W >= LANES, or limbs are all joints. In C order it is cleared, a plane at a time
+            while it is in the cache; of any other strides it must have been.
         first: a channel of the batch, clip * L + limb.
         last: one past the last.
     """
     people, frames = score.shape[1], score.shape[2]
-    channels, width = len(limbs), out.shape[3]
+    channels, width = len(limbs), out.shape[4]
     reach, far = 3 * sigma, NOTHING * sigma
     k = np.float32(-1 / (2 * sigma * sigma * math.log(2)))
     row = np.empty(width, np.float32)
     for channel in range(first, last):
         n = channel // channels
-        a, b = limbs[channel - n * channels, 0], limbs[channel - n * channels, 1]
+        c = channel - n * channels
+        a, b = limbs[c, 0], limbs[c, 1]
         for t in range(frames):
-            plane = out[channel - first, t]
-            plane[:, :] = 0
+            plane = out[n, c, t]
+            if out.flags.c_contiguous:
+                plane[:, :] = 0
             for m in range(people):
                 start, end = score[n, m, t, a], score[n, m, t, b]
                 if not (start >= min_score and end >= min_score):
@@ -171,7 +169,19 @@ def _draw(xy, score, limbs, sigma, min_score, out, first, last):  # type: ignore
                     _limb(plane, ax, ay, bx, by, math.sqrt(length2), peak, k, reach, far)
 
 
+def _compile(cache: bool):  # type: ignore[no-untyped-def]
+    """The kernel for volumes in C order and for those of any strides."""
+    begin = "void(float64[:,:,:,:,::1], float32[:,:,:,::1], int64[:,::1], float64, float32, "
+    return njit([f"{begin}float32[:,:,:,:,{inner}], int64, int64)" for inner in ("::1", ":")], nogil=True, cache=cache)(
+        _draw
+    )
+
+
 _began = time.monotonic()
-draw = njit(_SIGNATURE, nogil=True, cache=True)(_draw)
+try:
+    draw = _compile(cache=True)
+except RuntimeError as error:  # Numba's, where it can write neither beside this file nor into the user's cache
+    log.warning("the heatmap kernel is compiled anew by every process: %s", error)
+    draw = _compile(cache=False)
 if draw.stats.cache_misses:
     log.info("compiled the heatmap kernel in %.1f s; later processes find it in a cache", time.monotonic() - _began)

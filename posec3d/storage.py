@@ -3,6 +3,7 @@
 import _thread
 import contextlib
 import hashlib
+import io
 import json
 import logging
 import os
@@ -102,34 +103,67 @@ def cache_folder() -> Path:
     return Path(cache).expanduser().absolute()
 
 
-def open_copy(uri: str, limit: int) -> BinaryIO:
-    """Open a remote file that never changes as a copy on this machine's disk, fetched once for all processes.
+def open_copy(uri: str, version: str, limit: int) -> BinaryIO:
+    """Open a remote file as a copy on this machine's disk, fetched once for all processes.
+
+    Where the disk does not take it the file is read all the same.
 
     Args:
         uri: the file.
+        version: of its content, from `content_version`; another version is another copy.
         limit: bytes that copies may take in all; those used least recently make room.
 
     Raises:
         FileNotFoundError: no such file.
     """
     folder = cache_folder() / "tables"
-    path = folder / hashlib.blake2b(uri.encode(), digest_size=16).hexdigest()
-    with contextlib.suppress(FileNotFoundError):
+    path = folder / hashlib.blake2b(f"{uri} {version}".encode(), digest_size=16).hexdigest()
+    with contextlib.suppress(OSError):
         os.utime(path)
         return open(path, "rb")
-    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{path}.lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        log.warning("no copies in %s (%s): what is needed again is fetched again", folder, error)
+        return io.BytesIO(_fetch(uri))
+    try:
+        with contextlib.suppress(OSError):  # another process may have fetched it while this one waited
+            return open(path, "rb")
+        data = _fetch(uri)
+        try:
+            write_whole(str(path), data)
+            _make_room(folder, path, limit)
+        except OSError as error:
+            log.warning("no copy of %s in %s (%s): it is fetched again when it is needed again", uri, folder, error)
+        return io.BytesIO(data)
+    finally:
+        lock.release()
+
+
+def _fetch(uri: str) -> bytes:
+    fs, name = fsspec.url_to_fs(uri)
+    with reaching(uri):
+        return fs.cat_file(name)
+
+
+def _make_room(folder: Path, newest: Path, limit: int) -> None:
+    """Remove the copies used least recently until all take at most `limit` bytes, or the newest is alone."""
     with FileLock(folder / ".lock"):
-        if not path.exists():  # else another process has fetched it while this one waited
-            fs, name = fsspec.url_to_fs(uri)
-            with reaching(uri):
-                write_whole(str(path), fs.cat_file(name))
-            used = sorted((p for p in folder.iterdir() if p.name != ".lock"), key=lambda p: -p.stat().st_mtime)
-            sizes = 0
-            for copy in used:
-                sizes += copy.stat().st_size
-                if sizes > limit and copy != path:
-                    copy.unlink()
-        return open(path, "rb")
+        size = 0
+        copies = [path for path in folder.iterdir() if not path.suffix]
+        for copy in sorted(copies, key=lambda path: -path.stat().st_mtime):
+            size += copy.stat().st_size
+            if size > limit and copy != newest:
+                copy.unlink()
+                Path(f"{copy}.lock").unlink(missing_ok=True)
+
+
+def content_version(uri: str) -> str:
+    """What changes when a file's content does: on object stores its ETag, elsewhere its size and time."""
+    fs, name = fsspec.url_to_fs(uri)
+    return str(fs.ukey(name))
 
 
 class Leased(Exception):

@@ -234,18 +234,19 @@ def size(uri: str) -> int:
     return sum(file["size"] for file in fs.ls(root, detail=True) if file["name"].endswith(".parquet"))
 
 
-def open_file(path: str, *, cache: int = 0) -> pq.ParquetFile:
+def open_file(path: str, *, version: str = "", cache: int = 0) -> pq.ParquetFile:
     """Open one data file and check the version of its schema.
 
     Args:
         path: from `data_files`.
+        version: of its content, where a copy is to be opened.
         cache: open a copy on this machine's disk, where so many bytes of copies may lie; 0 opens the file itself.
 
     Raises:
         ValueError: not a keypoint table, or one of a newer version.
     """
     fs, name = fsspec.url_to_fs(path)
-    file = pq.ParquetFile(open_copy(path, cache) if cache else fs.open(name, "rb"), pre_buffer=True)
+    file = pq.ParquetFile(open_copy(path, version, cache) if cache else fs.open(name, "rb"), pre_buffer=True)
     found = (file.schema_arrow.metadata or {}).get(VERSION_KEY)
     if found is None:
         raise ValueError(f"{path}: Parquet, but not a keypoint table (no {VERSION_KEY.decode()} in its schema)")

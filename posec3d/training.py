@@ -105,10 +105,10 @@ def prefetch(batches: Iterable[Batch], device: torch.device | str = "cpu", depth
         depth: batches made ahead.
     """
     pinned = torch.device(device).type == "cuda"
-    ready: queue.Queue[dict[str, Any] | Exception | None] = queue.Queue(depth)
+    ready: queue.Queue[dict[str, Any] | BaseException | None] = queue.Queue(depth)
     over = threading.Event()
 
-    def put(item: dict[str, Any] | Exception | None) -> bool:
+    def put(item: dict[str, Any] | BaseException | None) -> bool:
         """Wait for room; False if nobody takes any more."""
         while not over.is_set():
             with contextlib.suppress(queue.Full):
@@ -125,14 +125,14 @@ def prefetch(batches: Iterable[Batch], device: torch.device | str = "cpu", depth
                 if not put({**batch, **numbers}):
                     return
             put(None)
-        except Exception as error:  # raised where the batches are used
+        except BaseException as error:  # raised where the batches are used
             put(error)
 
     thread = threading.Thread(target=make, daemon=True)
     thread.start()
     try:
         while (item := ready.get()) is not None:
-            if isinstance(item, Exception):
+            if isinstance(item, BaseException):
                 raise item
             yield {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in item.items()}
     finally:

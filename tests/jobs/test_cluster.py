@@ -213,5 +213,5 @@ def test_a_table_on_s3_trains_with_every_augmentation_and_volumes_from_the_worke
         rows = (tmp_path / render / "metrics.csv").read_text().splitlines()[1:]
         losses[render] = [float(row.split(",")[2]) for row in rows]
     np.testing.assert_allclose(losses["worker"], losses["device"], atol=0.02)  # 8 bits a pixel are not 32
-    copies = [path for path in (tmp_path / "cache/tables").iterdir() if path.name != ".lock"]
+    copies = [path for path in (tmp_path / "cache/tables").iterdir() if not path.suffix and path.name != ".lock"]
     assert len(copies) == len(tables.data_files(f"{s3}/table"))

@@ -50,12 +50,15 @@ def test_an_epoch_holds_every_clip_as_often_as_told_and_is_a_function_of_its_see
     assert set(drawn(table, ray_local, epoch=1)).isdisjoint(one)
 
 
-def test_ray_and_one_process_make_the_same_batches(ray_local, tmp_path):
+def test_ray_and_one_process_make_the_same_batches(ray_local, tmp_path, monkeypatch):
+    monkeypatch.setattr(feed, "PIECE", 8)
+    monkeypatch.setattr(feed, "GROUP", 32)
     clips = [actor_clip(i % 7, people=1 + i % 2, label=i // 40, label_name=str(i // 40)) for i in range(160)]
     clips = [dataclasses.replace(clip, clip_id=f"c{i}") for i, clip in enumerate(clips)]
     write_table(clips, str(tmp_path), rows_per_file=40)
     chosen = index(str(tmp_path), "train")
     plan = {"seed": 3, "epoch": 1, "repeat": 8, "balanced": True, "share": Share(1, 2)}
+    assert len(feed.training_groups(chosen, **plan)) > 10
     by_ray = list(render.batches(render.training_samples(chosen, CONFIG, **plan), 32, drop_last=True))
     here = list(feed.training_batches(chosen, CONFIG, 32, **plan))
     assert len(by_ray) == len(here) == 160 * 8 // 2 // 32
@@ -67,18 +70,19 @@ def test_ray_and_one_process_make_the_same_batches(ray_local, tmp_path):
 
 @pytest.mark.parametrize("kind", ["joint", "limb"])
 def test_volumes_drawn_by_the_workers_are_those_drawn_from_their_coordinates(table, ray_local, kind):
-    plan, heatmap = {"seed": 1, "epoch": 0, "repeat": 2}, HeatmapConfig(kind=kind)
+    plan, heatmap = {"seed": 1, "epoch": 0}, HeatmapConfig(kind=kind)
     chosen = index(table, "train")
-    plain = feed.training_batches(chosen, CONFIG, 4, **plan)
-    made = render.batches(render.training_samples(chosen, CONFIG, heatmap=heatmap, **plan), 4, drop_last=True)
-    for ours, coordinates in zip(made, plain, strict=True):
-        assert ours["clip_id"].tolist() == coordinates["clip_id"].tolist() and "xy" not in ours
-        arguments = (coordinates["xy"], coordinates["score"])
-        wanted = joint_volumes(*arguments, (16, 16))
+    (plain,) = feed.training_batches(chosen, CONFIG, 6, **plan)
+    of = {name: i for i, name in enumerate(plain["clip_id"].tolist())}
+    made = render.training_samples(chosen, CONFIG, heatmap=heatmap, **plan).take_all()
+    assert sorted(row["clip_id"] for row in made) == sorted(of)
+    for row in made:
+        assert "xy" not in row and row["volume"].dtype == np.uint8
+        xy, score = plain["xy"][of[row["clip_id"]]], plain["score"][of[row["clip_id"]]]
+        wanted = joint_volumes(xy, score, (16, 16))
         if kind == "limb":
-            wanted = limb_volumes(*arguments, COCO17.limbs, (16, 16))
-        assert ours["volume"].dtype == np.uint8
-        np.testing.assert_allclose(ours["volume"] / 255, wanted, atol=0.501 / 255)
+            wanted = limb_volumes(xy, score, COCO17.limbs, (16, 16))
+        np.testing.assert_allclose(row["volume"] / 255, wanted, atol=0.501 / 255)
 
 
 def test_test_samples_are_those_of_the_clip_itself(table, ray_local):

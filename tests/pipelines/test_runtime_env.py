@@ -84,5 +84,5 @@ def test_actors_on_a_node_without_mmpose_install_it_and_run_its_network(weights,
     here = extract_poses(str(tmp_path / "a.mp4"), WholeFrame(), estimator).clip
     assert found.pose_model == here.pose_model == estimator.name
     assert here.keypoints.shape == (1, 6, 17, 2) and here.keypoints[0].std(1).min() > 5  # pixels
-    np.testing.assert_allclose(found.keypoints, here.keypoints, atol=0.13)  # the table's float16
-    np.testing.assert_allclose(found.scores, here.scores, atol=1e-3)
+    np.testing.assert_allclose(found.keypoints, here.keypoints, atol=0.126)  # quarter pixels
+    np.testing.assert_allclose(found.scores, here.scores, atol=1 / 509)  # 8 bits

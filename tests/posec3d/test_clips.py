@@ -202,6 +202,15 @@ def test_the_affine_map_of_a_clip_does_what_the_published_steps_do(jitter):
         np.testing.assert_allclose(points[seen > 0], wanted[seen > 0], atol=1e-4)
 
 
+def test_a_small_subject_in_a_corner_of_a_large_frame_is_placed_as_exactly():
+    config = ClipConfig(length=8, size=56, test_size=64)
+    clip = video(frames=30, size=(4320, 7680))
+    clip.keypoints[...] = clip.keypoints / 6 + np.array([7600, 4200])
+    xy, _ = made([clip], config, [3])
+    wanted, seen = one_by_one(clip, config, np.random.default_rng(3))
+    np.testing.assert_allclose(xy[0][seen > 0], wanted[seen > 0], atol=1e-4)
+
+
 def test_a_training_clip_depends_on_its_generator_alone():
     config = ClipConfig(length=8, size=16, test_size=20, rotate=10, scale=0.1, drop=0.2, noise=0.5)
     videos = [video(seed) for seed in range(4)]

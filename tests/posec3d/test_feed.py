@@ -102,7 +102,7 @@ def content(batches):
     return [(name, xy.tobytes()) for batch in batches for name, xy in zip(batch["clip_id"], batch["xy"], strict=True)]
 
 
-def test_an_epoch_is_a_function_of_its_seed(sorted_table):
+def test_an_epoch_is_a_function_of_its_seed(sorted_table, many_groups):
     one = content(batches(sorted_table))
     assert len(set(one)) == len(one) == 160 * 4
     assert content(batches(sorted_table)) == one
@@ -115,12 +115,46 @@ def test_a_sample_is_the_same_in_whatever_share_it_falls(sorted_table):
     assert {*shares[0], *shares[1]} == set(content(batches(sorted_table)))
 
 
-def test_the_classes_of_a_sorted_table_come_mixed(sorted_table):
-    assert all(len(set(batch["label"].tolist())) > 1 for batch in batches(sorted_table))
+@pytest.fixture
+def many_groups(monkeypatch):
+    """An epoch of the small tables is one group; let it be some twenty."""
+    monkeypatch.setattr(feed, "PIECE", 8)
+    monkeypatch.setattr(feed, "GROUP", 32)
 
 
-def test_processes_make_the_same_batches(sorted_table):
+def test_the_classes_of_a_table_sorted_by_them_come_almost_as_mixed_as_by_chance():
+    # 60 classes of 640 clips, in row groups of 64: planning alone, no table is read.
+    units = [
+        feed.Unit(f"{label}", "", group, np.arange(64), np.full(64, label))
+        for label in range(60)
+        for group in range(10)
+    ]
+    groups = training_groups(feed.Index(units, 1, 0), seed=0, epoch=0, repeat=2)
+    rng = np.random.default_rng(0)
+    seen = []
+    for group in groups[:-1]:
+        labels = rng.permutation(np.concatenate([np.full(len(p.rows), int(p.file)) for p in group.pieces]))
+        seen += [len(set(labels[i : i + 64])) for i in range(0, len(labels) - 63, 64)]
+    by_chance = 60 * (1 - (59 / 60) ** 64)  # 39.5
+    assert np.mean(seen) > 0.75 * by_chance
+
+
+def test_a_group_is_no_larger_than_told_however_small_the_row_groups_are():
+    units = [feed.Unit(f"{i}", "", 0, np.arange(2), np.zeros(2, int)) for i in range(5000)]
+    sizes = [
+        sum(len(p.rows) for p in group.pieces) for group in training_groups(feed.Index(units, 1, 0), seed=0, epoch=0)
+    ]
+    assert set(sizes[:-1]) == {feed.GROUP} and sum(sizes) == 10_000
+
+
+def test_processes_make_the_same_batches(sorted_table, many_groups):
+    assert len(training_groups(index(sorted_table), seed=1, epoch=0, repeat=4)) > 10
     assert content(batches(sorted_table, processes=2)) == content(batches(sorted_table))
+
+
+def test_a_split_without_clips_is_named(table):
+    with pytest.raises(ValueError, match="no clip to train on"):
+        training_groups(index(table, "nowhere"), seed=0, epoch=0, balanced=True)
 
 
 @pytest.mark.parametrize("world", [1, 3, 20])
@@ -179,20 +213,41 @@ def test_copies_that_were_used_least_recently_make_room(tmp_path, monkeypatch):
             file.write(name.encode() * 40)
 
     def content(name):
-        with storage.open_copy(f"memory://copies/{name}", 100) as file:
+        with storage.open_copy(f"memory://copies/{name}", "1", 100) as file:
             return file.read()
 
     folder = tmp_path / "tables"
     for number, name in enumerate("aba"):
         assert content(name) == name.encode() * 40
-        for path in folder.iterdir():  # a clock of whole seconds would do
+        for path in (p for p in folder.iterdir() if p.name != ".lock"):  # a clock of whole seconds would do
             os.utime(path, (path.stat().st_atime, path.stat().st_mtime - 10))
-        assert len([p for p in folder.iterdir() if p.name != ".lock"]) == min(number + 1, 2)
+        assert len([p for p in folder.iterdir() if not p.suffix and p.name != ".lock"]) == min(number + 1, 2)
     content("c")
     fsspec.url_to_fs("memory://copies")[0].rm("/copies", recursive=True)
     assert content("a") == b"a" * 40 and content("c") == b"c" * 40
     with pytest.raises(FileNotFoundError, match="memory://copies/b"):
         content("b")
+
+
+def test_a_file_that_was_replaced_is_fetched_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("POSEC3D_CACHE", str(tmp_path))
+    for content in (b"old", b"newer"):
+        with fsspec.open("memory://copies/x", "wb") as file:
+            file.write(content)
+        version = storage.content_version("memory://copies/x")
+        for _ in range(2):
+            with storage.open_copy("memory://copies/x", version, 100) as file:
+                assert file.read() == content
+
+
+def test_a_disk_that_takes_no_copies_costs_only_time(tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("POSEC3D_CACHE", str(tmp_path / "file"))
+    with fsspec.open("memory://copies/x", "wb") as file:
+        file.write(b"content")
+    with storage.open_copy("memory://copies/x", "1", 100) as file:
+        assert file.read() == b"content"
+    assert "is fetched again" in caplog.text
 
 
 def test_a_group_reads_each_row_group_it_needs_once(sorted_table):

@@ -108,11 +108,11 @@ def test_a_movement_that_comes_later_gives_other_features_only_where_time_ends(n
     torch.testing.assert_close(kept["out"][:, :, 18:28], one[:, :, 17:27], atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["stgcn++", "msg3d"])
-def test_sixteen_clips_are_learnt_by_heart(name):
+@pytest.mark.parametrize(("name", "small"), [("stgcn++", {}), ("msg3d", {"persons": 1, "base_width": 24})])
+def test_sixteen_clips_are_learnt_by_heart(name, small):
     torch.manual_seed(0)
-    model = create(name, 4)
-    x, label = people(n=16, m=2, t=8), torch.arange(16) % 4
+    model = create(name, 4, **small)
+    x, label = people(n=16, m=1, t=8), torch.arange(16) % 4
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
     for _ in range(25):
         loss = nn.functional.cross_entropy(model(x), label)

@@ -176,11 +176,11 @@ def test_out_decides_the_memory_format(dtype, kind, path):
 
 def test_out_may_be_a_part_of_something_larger():
     xy, score = (array.astype(np.float32) for array in awkward_clip(2))
-    whole = np.full((2, 2, 17, 5, 24, 40), 7, np.float32)
+    whole = np.full((2, 3, 17, 5, 24, 40), 7, np.float32)  # axes that no view can merge
     clips, scores = np.stack([[xy] * 2] * 2), np.stack([[score] * 2] * 2)
-    joint_volumes(clips, scores, (24, 30), out=whole[:, ::-1][:, ::-1, ..., 3:33])
+    joint_volumes(clips, scores, (24, 30), out=whole[:2, :2, ..., 3:33])
     np.testing.assert_array_equal(whole[1, 0, ..., 3:33], joint_volumes(xy, score, (24, 30)))
-    assert (whole[..., :3] == 7).all() and (whole[..., 33:] == 7).all()
+    assert (whole[..., :3] == 7).all() and (whole[..., 33:] == 7).all() and (whole[:, 2] == 7).all()
 
 
 @pytest.mark.parametrize("threads", [2, 3, 100])
@@ -190,6 +190,30 @@ def test_threads_share_the_work(threads):
     for out in (None, np.empty((3, 17, 5, 24, 30), np.float16)):
         ours = limb_volumes(xy, score, COCO17.limbs, (24, 30), out=out, threads=threads)
         np.testing.assert_array_equal(ours, limb_volumes(xy, score, COCO17.limbs, (24, 30)).astype(ours.dtype))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_arrays_that_may_not_be_written_are_taken(dtype):
+    xy, score = (array.astype(dtype) for array in awkward_clip(2))
+    wanted = joint_volumes(xy, score, (24, 30))
+    xy.flags.writeable = score.flags.writeable = False  # as Ray's are
+    np.testing.assert_array_equal(joint_volumes(xy, score, (24, 30)), wanted)
+    out = np.empty(wanted.shape, np.float32)
+    np.testing.assert_allclose(joint_volumes(xy, score, (24, 30), out=out), wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(0, 2, 5), (2, 0, 5), (2, 3, 0)], ids=["no clips", "no people", "no frames"])
+def test_nothing_draws_nothing(shape, path):
+    clips, people, frames = shape
+    xy, score = np.zeros((clips, people, frames, 17, 2), path[0]), np.ones((clips, people, frames, 17), path[0])
+    volume = joint_volumes(xy, score, (24, 30))
+    assert volume.shape == (clips, 17, frames, 24, 30) and not volume.any()
+
+
+@pytest.mark.parametrize("least", [1e-4, 1e-3, 0.3])
+def test_a_score_equal_to_the_least_is_drawn(least, path):
+    xy, score = np.full((1, 1, 1, 2), 3.0, path[0]), np.full((1, 1, 1), least, path[0])
+    assert joint_volumes(xy, score, (7, 7), min_score=least)[0, 0, 3, 3] == path[0](least)
 
 
 def test_threads_draw_in_inference_mode_too():
@@ -212,6 +236,7 @@ def test_bfloat16_coordinates_are_taken():
         (np.zeros((17, 5, 8, 9), np.float32), r"out has shape \(17, 5, 8, 9\), wanted \(17, 5, 8, 8\)"),
         (np.zeros((17, 5, 8, 8), np.int32), "out has dtype int32, wanted float32"),
         (torch.zeros(17, 5, 8, 8), "out is a tensor on cpu, xy is a NumPy array"),
+        (np.zeros((17, 5, 8, 8))[:, ::-1], "out has strides .*, wanted none below 0"),
     ],
 )
 def test_an_out_that_does_not_fit_is_named(out, message):
@@ -220,30 +245,35 @@ def test_an_out_that_does_not_fit_is_named(out, message):
         joint_volumes(xy, score, (8, 8), out=out)
 
 
-def test_one_joint_by_hand():
-    volume = joint_volumes(np.array([[[[2.0, 1.0]]]]), np.array([[[0.5]]]), (4, 5), sigma=1.0)
+def test_one_joint_by_hand(path):
+    dtype, _ = path
+    volume = joint_volumes(np.array([[[[2.0, 1.0]]]], dtype), np.array([[[0.5]]], dtype), (4, 5), sigma=1.0)
     assert volume.shape == (1, 1, 4, 5)
     assert volume[0, 0, 1, 2] == 0.5
     assert volume[0, 0, 2, 3] == pytest.approx(0.5 * np.exp(-1))
 
 
-def test_a_point_at_the_origin_with_a_score_is_drawn():
-    assert joint_volumes(np.zeros((1, 1, 1, 2)), np.ones((1, 1, 1)), (4, 4))[0, 0, 0, 0] == 1
+def test_a_point_at_the_origin_with_a_score_is_drawn(path):
+    dtype, _ = path
+    assert joint_volumes(np.zeros((1, 1, 1, 2), dtype), np.ones((1, 1, 1), dtype), (4, 4))[0, 0, 0, 0] == 1
 
 
-def test_a_short_limb_is_its_start_joint_with_the_start_score():
-    xy, score = np.array([[[[2.0, 2.0], [2.5, 2.0]]]]), np.array([[[0.9, 0.2]]])
+def test_a_short_limb_is_its_start_joint_with_the_start_score(path):
+    dtype, _ = path
+    xy, score = np.array([[[[2.0, 2.0], [2.5, 2.0]]]], dtype), np.array([[[0.9, 0.2]]], dtype)
     limb = limb_volumes(xy, score, [(0, 1)], (5, 5))
     np.testing.assert_allclose(limb[0], joint_volumes(xy, score, (5, 5))[0])
 
 
-def test_a_short_limb_with_a_missing_end_draws_nothing():
-    xy, score = np.array([[[[2.0, 2.0], [2.5, 2.0]]]]), np.array([[[0.9, 0.0]]])
+def test_a_short_limb_with_a_missing_end_draws_nothing(path):
+    dtype, _ = path
+    xy, score = np.array([[[[2.0, 2.0], [2.5, 2.0]]]], dtype), np.array([[[0.9, 0.0]]], dtype)
     assert not limb_volumes(xy, score, [(0, 1)], (5, 5)).any()
 
 
-def test_a_batch_equals_its_clips():
-    clips = [awkward_clip(2, seed=seed) for seed in range(3)]
+def test_a_batch_equals_its_clips(path):
+    dtype, _ = path
+    clips = [tuple(array.astype(dtype) for array in awkward_clip(2, seed=seed)) for seed in range(3)]
     xy, score = (np.stack(parts) for parts in zip(*clips, strict=True))
     for draw in (joint_volumes, lambda *a: limb_volumes(a[0], a[1], COCO17.limbs, a[2])):
         batch = draw(xy, score, (24, 30))
@@ -252,22 +282,22 @@ def test_a_batch_equals_its_clips():
             np.testing.assert_array_equal(volume, draw(*clip, (24, 30)))
 
 
-def test_torch_in_torch_out_with_the_same_values():
-    xy, score = awkward_clip(2)
+def test_torch_in_torch_out_with_the_same_values(path):
+    xy, score = (array.astype(path[0]) for array in awkward_clip(2))
     ours = joint_volumes(torch.from_numpy(xy), torch.from_numpy(score), (24, 30))
     assert isinstance(ours, torch.Tensor)
     np.testing.assert_array_equal(ours.numpy(), joint_volumes(xy, score, (24, 30)))
 
 
-def test_views_with_negative_strides_are_taken():
-    xy, score = awkward_clip(2)
+def test_views_with_negative_strides_are_taken(path):
+    xy, score = (array.astype(path[0]) for array in awkward_clip(2))
     turned = joint_volumes(xy[:, ::-1], score[:, ::-1], (24, 30))
     np.testing.assert_array_equal(turned, joint_volumes(xy, score, (24, 30))[:, ::-1])
 
 
-def test_out_is_overwritten_and_returned():
-    xy, score = awkward_clip(1)
-    out = np.full((17, 5, 24, 30), 7.0)
+def test_out_is_overwritten_and_returned(path):
+    xy, score = (array.astype(path[0]) for array in awkward_clip(1))
+    out = np.full((17, 5, 24, 30), 7.0, path[0])
     assert joint_volumes(xy, score, (24, 30), out=out) is out
     np.testing.assert_array_equal(out, joint_volumes(xy, score, (24, 30)))
 

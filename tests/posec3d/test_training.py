@@ -187,14 +187,15 @@ def test_batches_are_made_ahead_in_their_order_and_no_further_than_told():
     assert rest == list(range(1, 10))
 
 
-def test_an_error_of_the_feed_is_raised_where_its_batches_are_used():
+@pytest.mark.parametrize("error", [OSError("the disk went away"), SystemExit("the disk went away")])
+def test_an_error_of_the_feed_is_raised_where_its_batches_are_used(error):
     def feed():
         yield {"label": np.zeros(2)}
-        raise OSError("the disk went away")
+        raise error
 
     ready = training.prefetch(feed())
     next(ready)
-    with pytest.raises(OSError, match="the disk went away"):
+    with pytest.raises(type(error), match="the disk went away"):
         next(ready)
 
 
