@@ -76,7 +76,7 @@ def test_the_torch_core_runs_without_ray_parquet_and_video_libraries():
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({absent!r}))\n"
         "import torch\n"
-        "from posec3d import clips, config, heatmaps, models, training, skeletons\n"
+        "from posec3d import clips, config, feed, heatmaps, models, training, skeletons\n"
         "m = models.create('pose-slowonly-light', 3)\n"
         "x = torch.rand(2, 1, 4, 17, 2) * 16\n"
         "v = training.draw(x, torch.ones(2, 1, 4, 17), 16, config.HeatmapConfig(), skeletons.COCO17)\n"
