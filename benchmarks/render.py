@@ -108,6 +108,12 @@ def people_of(count: int, frames: int = 48, side: float = 56, seed: int = 0) -> 
     return xy, rng.uniform(0.3, 1, (count, frames, 17)).astype(np.float32)
 
 
+def memory_rate() -> float:
+    """GB/s of zero-filling so much that no cache holds much of it."""
+    large = np.zeros(2**27, np.float32)
+    return large.nbytes / _rows.in_turns({"": lambda: large.fill(0)}, 1.0)[""] / 1e6
+
+
 def drawing(kind: str, quick: bool) -> dict[str, Any]:
     """Both rows of volumes."""
     torch.set_num_threads(1)
@@ -130,9 +136,7 @@ def drawing(kind: str, quick: bool) -> dict[str, Any]:
         trim(0)
 
     plain = plain_joints if kind == "joints" else plain_limbs
-    large = np.zeros(2**27, np.float32)  # 512 MB, of which no cache holds much
-    memory = large.nbytes / _rows.in_turns({"": lambda: large.fill(0)}, 1.0)[""] / 1e6
-    del large
+    memory = memory_rate()
     result: dict[str, Any] = {"GB/s, zero-filling 512 MB": memory}
     first = 0.0
     for count in PEOPLE:
