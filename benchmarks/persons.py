@@ -1,8 +1,9 @@
 """What does another person cost, in parameters, FLOPs and time (paper, section 4.4: scalability)?
 
-`python -m benchmarks.persons` takes clips of 1 to 13 people: parameters and GFLOPs of a forward pass (torch's
-FlopCounterMode; one multiply-accumulate is two), and milliseconds of drawing one clip of 17 x 48 x 56 x 56 and
-recognising it, on all cores, in turns. A 3D-CNN sees one volume whoever is in it; drawing is all that grows.
+`python -m benchmarks.persons` takes clips of 1 to 13 people: parameters, GFLOPs of a forward pass (torch's
+FlopCounterMode; one multiply-accumulate is two) and milliseconds, on all cores, in turns. A 3D-CNN draws one volume of
+17 x 48 x 56 x 56 whoever is in it, and recognises that; drawing is all that grows. A graph network looks at each person
+of 100 frames by itself (MS-G3D made for so many people).
 With `--device cuda` the same on a GPU, for a batch of 32 in bfloat16.
 """
 
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import _rows
@@ -23,7 +25,7 @@ from posec3d import models
 from posec3d.heatmaps import joint_volumes
 
 PEOPLE = (1, 2, 4, 8, 13)
-MODELS = ("pose-slowonly", "pose-slowonly-light")
+MODELS = ("pose-slowonly", "pose-slowonly-light", "x3d-shallow", *models.GRAPH)
 
 
 def measure(quick: bool, device: str, clips: int, dtype: torch.dtype) -> dict[str, Any]:
@@ -31,41 +33,51 @@ def measure(quick: bool, device: str, clips: int, dtype: torch.dtype) -> dict[st
     threads = os.cpu_count() or 1
     torch.set_num_threads(threads)
     out = torch.empty((clips, *SHAPE), dtype=dtype, device=device, memory_format=torch.channels_last_3d)
-    batches = {
-        m: tuple(torch.tensor(np.stack([array] * clips), device=device) for array in people_of(m)) for m in PEOPLE
-    }
 
-    def draw(m: int) -> None:
-        xy, score = batches[m]
-        joint_volumes(xy, score, SIZE, out=out, threads=threads)
+    def synchronize() -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    def draw(xy: torch.Tensor, score: torch.Tensor) -> torch.Tensor:
+        return joint_volumes(xy, score, SIZE, out=out, threads=threads)
+
+    @torch.inference_mode()
+    def recognise(model: nn.Module, *clip: torch.Tensor) -> None:
+        model(draw(*clip) if len(clip) == 2 else clip[0])
+        synchronize()
+
+    def only_draw(*clip: torch.Tensor) -> None:
+        draw(*clip)
+        synchronize()
 
     result: dict[str, Any] = {}
     for name in MODELS:
-        model = models.create(name, 60).eval().to(device, dtype)
-
-        @torch.inference_mode()
-        def recognise(m: int, model: torch.nn.Module = model) -> None:
-            draw(m)
-            model(out)
-            if device == "cuda":
-                torch.cuda.synchronize()
-
-        def only_draw(m: int) -> None:
-            draw(m)
-            if device == "cuda":
-                torch.cuda.synchronize()
-
-        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-            model(out[:1])
-        times: dict[str, Callable[[], object]] = {str(m): functools.partial(recognise, m) for m in PEOPLE}
-        spent = _rows.in_turns(times, 8 if quick else 90, rounds=2 if quick else 15)
-        drawing: dict[str, Callable[[], object]] = {str(m): functools.partial(only_draw, m) for m in PEOPLE}
-        drawn = _rows.in_turns(drawing, 1 if quick else 5)
+        graph = name in models.GRAPH
+        found: dict[str, Any] = {}
+        times: dict[str, Callable[[], object]] = {}
+        drawing: dict[str, Callable[[], object]] = {}
+        for m in PEOPLE:
+            model = models.create(name, 60, **({"persons": m} if name == "msg3d" else {})).eval().to(device, dtype)
+            clip: tuple[torch.Tensor, ...]
+            if graph:
+                clip = (torch.rand(clips, m, 100, 17, 3, dtype=dtype, device=device),)
+            else:
+                clip = tuple(torch.tensor(np.stack([array] * clips), device=device) for array in people_of(m))
+                drawing[str(m)] = functools.partial(only_draw, *clip)
+            with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+                model(clip[0][:1] if graph else out[:1])
+            times[str(m)] = functools.partial(recognise, model, *clip)
+            found[f"{m} people"] = {"GFLOPs": counter.get_total_flops() / 1e9}
+            found["parameters, millions"] = sum(p.numel() for p in model.parameters()) / 1e6
+        for count, ms in _rows.in_turns(times, 4 if quick else 45, rounds=2 if quick else 9).items():
+            found[f"{count} people"]["ms"] = ms
+        if drawing:
+            for count, ms in _rows.in_turns(drawing, 0.5 if quick else 3).items():
+                found[f"{count} people"]["ms, drawing"] = ms
+        one, many = found["1 people"], found["13 people"]
         result[name] = {
-            "parameters, millions": sum(p.numel() for p in model.parameters()) / 1e6,
-            "GFLOPs": counter.get_total_flops() / 1e9,
-            **{f"{m} people": {"ms": spent[str(m)], "ms, drawing": drawn[str(m)]} for m in PEOPLE},
-            "13 people over 1": spent["13"] / spent["1"],
+            **found,
+            "13 people over 1": {what: many[what] / one[what] for what in ("GFLOPs", "ms")},
         }
     return result
 
@@ -83,23 +95,23 @@ def cuda(quick: bool) -> dict[str, Any]:
 
 
 def picture(results: dict[str, Any], folder: Path) -> None:
-    """Milliseconds against people, one line a model."""
+    """GFLOPs and milliseconds against people, one line a model."""
     import matplotlib
 
     matplotlib.use("svg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, len(results), figsize=(5.5 * len(results), 3.4), layout="constrained", squeeze=False)
-    for (row, models_), place in zip(results.items(), axes[0], strict=True):
-        for name, found in models_.items():
-            place.plot(PEOPLE, [found[f"{m} people"]["ms"] for m in PEOPLE], "o-", label=name)
-            place.plot(PEOPLE, [found[f"{m} people"]["ms, drawing"] for m in PEOPLE], "--", color="0.6", label=None)
-        place.set_title(row.upper())
-        place.set_xlabel("people in the clip")
-        place.set_ylabel("ms to draw and recognise (dashed: to draw)")
-        place.set_ylim(0)
-        place.spines[["top", "right"]].set_visible(False)
-        place.legend(frameon=False)
+    figure, axes = plt.subplots(len(results), 2, figsize=(10, 3.6 * len(results)), layout="constrained", squeeze=False)
+    for (row, found), places in zip(results.items(), axes, strict=True):
+        for place, what in zip(places, ("GFLOPs", "ms"), strict=True):
+            for name, model in found.items():
+                style = "--" if name in models.GRAPH else "-"
+                place.plot(PEOPLE, [model[f"{m} people"][what] for m in PEOPLE], f"o{style}", label=name)
+            place.set_xlabel("people in the clip")
+            place.set_ylabel(what if what == "GFLOPs" else f"ms to draw and recognise ({row.upper()})")
+            place.set_ylim(0)
+            place.spines[["top", "right"]].set_visible(False)
+        places[0].legend(frameon=False)
     figure.savefig(folder / "picture.png", dpi=110)
     plt.close(figure)
 
