@@ -76,8 +76,7 @@ def rate(quick: bool) -> dict[str, Any]:
 
         here = per_second(feed.training_batches(chosen, ClipConfig(), 32, seed=0, epoch=0))
         _job.connect()
-        samples = render.training_samples(chosen, ClipConfig(), seed=0, epoch=0)
-        by_ray = per_second(render.batches(samples, 32, drop_last=True))
+        by_ray = per_second(render.training_batches(chosen, ClipConfig(), 32, seed=0, epoch=0))
     return {"samples/s, one process": here, "samples/s, Ray on all cores": by_ray}
 
 
@@ -161,9 +160,8 @@ def on_ray(quick: bool) -> dict[str, Any]:
         chosen = feed.index(folder)
 
         def batches(epoch: int) -> Iterator[dict[str, Any]]:
-            # More than the object store holds, so that the tasks still run at the last step.
-            samples = render.training_samples(chosen, SMALL.clip, seed=0, epoch=epoch, repeat=12)
-            return training.prefetch(render.batches(samples, BATCH, drop_last=True))
+            # So much that tasks still run at the last step.
+            return training.prefetch(render.training_batches(chosen, SMALL.clip, BATCH, seed=0, epoch=epoch, repeat=12))
 
         return fed_over_resident(small_step(), batches, 2 if quick else 100, 1 if quick else 2)
 
@@ -186,9 +184,9 @@ def stream(table: str) -> None:
     from pipelines import render
 
     _job.connect()
-    samples = render.training_samples(feed.index(table), ClipConfig(), seed=0, epoch=0)
     start = time.perf_counter()
-    count = sum(len(batch["label"]) for batch in training.prefetch(render.batches(samples, 32)))
+    batches = render.training_batches(feed.index(table), ClipConfig(), 32, seed=0, epoch=0)
+    count = sum(len(batch["label"]) for batch in training.prefetch(batches))
     print(count, time.perf_counter() - start)
 
 

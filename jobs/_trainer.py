@@ -107,9 +107,10 @@ def _worker(settings: dict[str, Any]) -> None:
     def train(epoch: int) -> Iterable[training.Batch]:
         # Dropout of an epoch, too, is the same whether or not the run was interrupted before it.
         torch.manual_seed(config.seed * 100_003 + epoch * 1009 + rank)
-        samples = render.training_samples(
+        return render.training_batches(
             run.train,
             config.clip,
+            config.batch // world,
             seed=config.seed,
             epoch=epoch,
             repeat=config.repeat,
@@ -117,14 +118,12 @@ def _worker(settings: dict[str, Any]) -> None:
             share=share,
             heatmap=config.heatmap if run.render == "worker" else None,
         )
-        return render.batches(samples, config.batch // world, drop_last=True)
 
     def validate() -> Iterable[training.Batch]:
         if world > 1:  # each rank has running statistics of its own; the checkpoint has those of rank 0
             for buffer in model.buffers():
                 distributed.broadcast(buffer, 0)
-        samples = render.testing_samples(run.val, config.clip, share=share)  # type: ignore[arg-type]
-        for batch in render.batches(samples, config.batch // world):
+        for batch in render.testing_batches(run.val, config.clip, config.batch // world, share=share):  # type: ignore[arg-type]
             yield {**batch, "xy": batch["xy"][:, 0], "score": batch["score"][:, 0]}
 
     epochs = training.fit(

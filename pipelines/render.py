@@ -7,6 +7,7 @@ and sends those. Volumes are drawn where they are used; drawing them in the task
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal
 
 import numpy as np
@@ -22,15 +23,17 @@ from posec3d.feed import ALL, Arrays, Group, Index, Piece, Share
 from posec3d.skeletons import Skeleton, skeleton
 from posec3d.stored import read_heatmaps, stored_volumes
 
-BLOCKS = 1000  # tasks an epoch is cut into at most
+BLOCKS = 1000  # tasks of an execution at most
+WAVE = 16  # groups executed at a time at most
 VOLUMES = 8  # volumes a task draws at a time
 
 Render = Literal["device", "worker"]
 
 
-def training_samples(
+def training_batches(
     chosen: Index,
     config: ClipConfig,
+    size: int,
     *,
     seed: int,
     epoch: int,
@@ -38,12 +41,13 @@ def training_samples(
     balanced: bool = False,
     share: Share = ALL,
     heatmap: HeatmapConfig | None = None,
-) -> ray.data.Dataset:
-    """One worker's share of an epoch, in an order of the epoch; the arguments are those of `feed.training_groups`.
+) -> Iterator[Arrays]:
+    """Batches of one worker's share of an epoch: those of `feed.training_batches`, made by Ray's tasks.
 
     Args:
         chosen: the clips.
         config: how they are sampled, cropped and augmented.
+        size: samples a batch; a remainder that fills none is dropped.
         seed: of order and augmentation.
         epoch: 0, 1, ...
         repeat: draws of each clip.
@@ -53,12 +57,12 @@ def training_samples(
             time to draw. None sends coordinates.
 
     Returns:
-        Blocks of `feed.training_samples`; with `heatmap` of clip_id, label and volume (N, C, T, H, W) uint8, 255 = 1.
+        Batches of `feed.training_samples`; with `heatmap` of clip_id, label and volume (N, C, T, H, W) uint8, 255 = 1.
     """
     light, draw, small = _light(chosen), None, {}
     if heatmap is not None:
         draw = functools.partial(_drawn, size=config.size, heatmap=heatmap, body=_skeleton(chosen))
-        small = {"piece": VOLUMES, "size": 16 * VOLUMES}  # a task of as many volumes as of coordinates would be 5 GB
+        small = {"piece": VOLUMES, "size": 4 * VOLUMES}  # a task of as many volumes as of coordinates would be 5 GB
     groups = feed.training_groups(
         chosen, seed=seed, epoch=epoch, repeat=repeat, balanced=balanced, share=share, **small
     )
@@ -67,17 +71,50 @@ def training_samples(
         samples = feed.training_samples(group, light, config, seed=seed, epoch=epoch)
         yield from [samples] if draw is None else draw(samples)
 
-    return _by_group(groups, sample)
+    return feed.rebatch(_in_waves(groups, sample, share.world), size, drop_last=True)
 
 
-def testing_samples(chosen: Index, config: ClipConfig, *, num_clips: int = 1, share: Share = ALL) -> ray.data.Dataset:
-    """One worker's share of the chosen clips, each once, as it is tested: blocks of `feed.testing_samples`."""
+def testing_batches(chosen: Index, config: ClipConfig, size: int, *, share: Share = ALL) -> Iterator[Arrays]:
+    """Batches of one worker's share of the chosen clips, one clip of each: xy (N, 1, M, T, V, 2), score and names."""
+    return feed.rebatch(
+        _in_waves(feed.testing_groups(chosen, share), _testing(chosen, config, 1), share.world), size, drop_last=False
+    )
+
+
+def testing_samples(chosen: Index, config: ClipConfig, *, num_clips: int = 1) -> ray.data.Dataset:
+    """The chosen clips, each once, as it is tested: blocks of `feed.testing_samples`."""
+    return _by_group(feed.testing_groups(chosen), _testing(chosen, config, num_clips))
+
+
+def _testing(chosen: Index, config: ClipConfig, num_clips: int) -> Callable[[Group], Iterator[Arrays]]:
     light = _light(chosen)
 
     def sample(group: Group) -> Iterator[Arrays]:
         yield feed.testing_samples(group, light, config, num_clips=num_clips)
 
-    return _by_group(feed.testing_groups(chosen, share), sample)
+    return sample
+
+
+def _in_waves(groups: Sequence[Group], sample: Callable[[Group], Iterator[Arrays]], consumers: int) -> Iterator[Arrays]:
+    """What comes of the groups, in their order: some of them are executed while those before are used.
+
+    One execution of all of them would be held back by the object store most of the time, and a Ray Data executor that
+    is held back spins: it takes a core from the training it feeds (measured with 2.60: steps take two to three times
+    as long).
+    """
+    store = ray.cluster_resources().get("object_store_memory", 0)
+    with ThreadPoolExecutor(1) as pool:
+        ahead: Future[Any] | None = None
+        size, first = 1, 0  # of the first wave, which tells how large a group is
+        while first < len(groups) or ahead:
+            done = ahead.result() if ahead else None
+            if done is not None:
+                bytes_ = max(done.size_bytes() / min(size, first), 1)
+                size = int(max(1, min(WAVE, store / 4 / consumers // bytes_)))
+            wave, first = groups[first : first + size], first + size
+            ahead = pool.submit(_by_group(wave, sample).materialize) if wave else None
+            if done is not None:
+                yield from done.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1)
 
 
 def _by_group(groups: Sequence[Group], sample: Callable[[Group], Iterator[Any]]) -> ray.data.Dataset:
@@ -113,12 +150,6 @@ _GROUP = pa.schema(
         ),
     }
 )
-
-
-def batches(dataset: ray.data.Dataset, size: int, *, drop_last: bool = False) -> Iterator[Arrays]:
-    """Batches of samples for `posec3d.training`, in the dataset's order."""
-    blocks = dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1)
-    return feed.rebatch(blocks, size, drop_last=drop_last)
 
 
 def _light(chosen: Index) -> Index:
