@@ -38,8 +38,8 @@ def table(tmp_path_factory):
 
 
 def drawn(table, ray_local, **options):
-    rows = render.training_samples(index(table, "train"), CONFIG, repeat=2, **{"seed": 1, "epoch": 0, **options})
-    return [(row["clip_id"], row["xy"].tobytes()) for row in rows.take_all()]
+    batches = render.training_batches(index(table, "train"), CONFIG, 4, repeat=2, **{"seed": 1, "epoch": 0, **options})
+    return [(name, xy.tobytes()) for batch in batches for name, xy in zip(batch["clip_id"], batch["xy"], strict=True)]
 
 
 def test_an_epoch_holds_every_clip_as_often_as_told_and_is_a_function_of_its_seed(table, ray_local):
@@ -59,7 +59,8 @@ def test_ray_and_one_process_make_the_same_batches(ray_local, tmp_path, monkeypa
     chosen = index(str(tmp_path), "train")
     plan = {"seed": 3, "epoch": 1, "repeat": 8, "balanced": True, "share": Share(1, 2)}
     assert len(feed.training_groups(chosen, **plan)) > 10
-    by_ray = list(render.batches(render.training_samples(chosen, CONFIG, **plan), 32, drop_last=True))
+    monkeypatch.setattr(render, "WAVE", 4)
+    by_ray = list(render.training_batches(chosen, CONFIG, 32, **plan))
     here = list(feed.training_batches(chosen, CONFIG, 32, **plan))
     assert len(by_ray) == len(here) == 160 * 8 // 2 // 32
     for ours, theirs in zip(by_ray, here, strict=True):
@@ -74,15 +75,15 @@ def test_volumes_drawn_by_the_workers_are_those_drawn_from_their_coordinates(tab
     chosen = index(table, "train")
     (plain,) = feed.training_batches(chosen, CONFIG, 6, **plan)
     of = {name: i for i, name in enumerate(plain["clip_id"].tolist())}
-    made = render.training_samples(chosen, CONFIG, heatmap=heatmap, **plan).take_all()
-    assert sorted(row["clip_id"] for row in made) == sorted(of)
-    for row in made:
-        assert "xy" not in row and row["volume"].dtype == np.uint8
-        xy, score = plain["xy"][of[row["clip_id"]]], plain["score"][of[row["clip_id"]]]
+    (made,) = render.training_batches(chosen, CONFIG, 6, heatmap=heatmap, **plan)
+    assert sorted(made["clip_id"].tolist()) == sorted(of)
+    assert "xy" not in made and made["volume"].dtype == np.uint8
+    for name, volume in zip(made["clip_id"].tolist(), made["volume"], strict=True):
+        xy, score = plain["xy"][of[name]], plain["score"][of[name]]
         wanted = joint_volumes(xy, score, (16, 16))
         if kind == "limb":
             wanted = limb_volumes(xy, score, COCO17.limbs, (16, 16))
-        np.testing.assert_allclose(row["volume"] / 255, wanted, atol=0.501 / 255)
+        np.testing.assert_allclose(volume / 255, wanted, atol=0.501 / 255)
 
 
 def test_test_samples_are_those_of_the_clip_itself(table, ray_local):
@@ -150,8 +151,15 @@ def test_a_clip_without_stored_maps_is_named_with_the_remedy(table, ray_local):
         render.volumes(table, CONFIG, HeatmapConfig(kind="limb"), stored=True)
 
 
-def test_batches_keep_the_remainder_unless_they_are_told_not_to(table, ray_local):
-    chosen = index(table, "train")
-    samples = render.testing_samples(chosen, CONFIG)
-    assert [len(b["label"]) for b in render.batches(samples, 4)] == [4, 2]
-    assert [b["xy"].shape for b in render.batches(samples, 4, drop_last=True)] == [(4, 1, 2, 4, 17, 2)]
+@pytest.mark.parametrize("world", [1, 4])
+def test_batches_of_a_test_are_every_clip_once_in_the_order_of_the_table(table, ray_local, world):
+    chosen = index(table, "train", people=False)
+    shares = [list(render.testing_batches(chosen, CONFIG, 2, share=Share(rank, world))) for rank in range(world)]
+    names = [name for share in shares for batch in share for name in batch["clip_id"].tolist()]
+    assert names == [r["clip_id"] for r in render.testing_samples(chosen, CONFIG).take_all()]
+    assert sorted(names) == [f"c{i}" for i in range(7)]
+    assert {batch["xy"].shape[1:] for share in shares for batch in share} == {(1, 2, 4, 17, 2)}
+
+
+def test_a_share_without_clips_gives_no_batches(table, ray_local):
+    assert list(render.testing_batches(index(table, "test"), CONFIG, 2, share=Share(0, 4))) == []
