@@ -8,7 +8,7 @@ in memory does not grow with the table. Here one process does one group after an
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,11 +57,11 @@ class Index:
     """Clips of the split left out: nobody in them, or (in training) no label."""
     cache: int = 0
     """Bytes of this machine's disk that copies of the table's files may take; 0: they are read where they lie."""
-    clips: int = field(init=False)
 
-    def __post_init__(self) -> None:
-        """Count the clips."""
-        object.__setattr__(self, "clips", sum(len(unit.rows) for unit in self.units))
+    @property
+    def clips(self) -> int:
+        """How many were chosen."""
+        return sum(len(unit.rows) for unit in self.units)
 
 
 def index(
