@@ -212,6 +212,8 @@ def test_a_table_on_s3_trains_with_every_augmentation_and_volumes_from_the_worke
         assert code == 0, output
         rows = (tmp_path / render / "metrics.csv").read_text().splitlines()[1:]
         losses[render] = [float(row.split(",")[2]) for row in rows]
-    np.testing.assert_allclose(losses["worker"], losses["device"], atol=0.02)  # 8 bits a pixel are not 32
+    # Volumes come in smaller groups, so in another order; the samples are the same but for 8 bits a pixel.
+    np.testing.assert_allclose(losses["worker"], losses["device"], atol=0.1)
+    assert all(second < first for first, second in losses.values())
     copies = [path for path in (tmp_path / "cache/tables").iterdir() if not path.suffix and path.name != ".lock"]
     assert len(copies) == len(tables.data_files(f"{s3}/table"))
