@@ -21,6 +21,10 @@ os.environ.update(
     RAY_TRAIN_ENABLE_STATE_TRACKING="0",
 )
 
+if not Path("/dev/nvidiactl").exists():
+    # Before anything imports triton, whose own functions look at it too: kernels are interpreted where no GPU is.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 
 def pytest_sessionfinish() -> None:
     """Leave nothing behind."""

@@ -22,12 +22,9 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 def draw():
     if importlib.util.find_spec("triton") is None:
         pytest.skip("Triton is not installed: make triton")
-    with pytest.MonkeyPatch.context() as patch:
-        if DEVICE == "cpu":
-            patch.setenv("TRITON_INTERPRET", "1")  # read when the kernels are defined
-        from posec3d import heatmaps_cuda
+    from posec3d import heatmaps_cuda
 
-        yield heatmaps_cuda.draw
+    return heatmaps_cuda.draw
 
 
 def batch(people, frames=5):
