@@ -122,6 +122,14 @@ def many_groups(monkeypatch):
     monkeypatch.setattr(feed, "GROUP", 32)
 
 
+def test_every_batch_of_a_small_sorted_table_holds_every_class(tmp_path):
+    for label in range(4):  # a class a file
+        clips = [clip(100 * label + i, label=label, label_name=str(label)) for i in range(40)]
+        write_table(clips, str(tmp_path))
+    made = feed.training_batches(index(str(tmp_path), "train"), CONFIG, 32, seed=0, epoch=0, repeat=2)
+    assert min(len(set(batch["label"].tolist())) for batch in made) == 4
+
+
 def test_the_classes_of_a_table_sorted_by_them_come_almost_as_mixed_as_by_chance():
     # 60 classes of 640 clips, in row groups of 64: planning alone, no table is read.
     units = [

@@ -54,7 +54,7 @@ def test_multiplications_are_the_published_ones(name, shape, gmacs):
         model, volume = create(name, 60), torch.empty(1, 17, *shape)
         with FlopCounterMode(display=False) as counter:
             model(volume)
-    assert counter.get_total_flops() / 2e9 == pytest.approx(gmacs, rel=1e-3)
+    assert counter.get_total_flops() / 2e9 == pytest.approx(gmacs, abs=5.1e-4)  # published to three places
 
 
 @pytest.mark.parametrize(
