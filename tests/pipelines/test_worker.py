@@ -41,7 +41,29 @@ def test_threads_share_batches_and_get_their_own_answers():
     for question, answer in zip(asked, answers, strict=True):
         np.testing.assert_array_equal(answer[:, 0, 0], question.mean((1, 2, 3)))
     assert sum(network.batches) == sum(map(len, asked))
-    assert len(network.batches) <= len(asked) / 2
+
+
+def test_what_waits_while_the_network_is_busy_goes_through_it_in_one_batch():
+    """Deterministic: the network is let go only when all others wait."""
+    begun, go = threading.Event(), threading.Event()
+
+    class Held(Means):
+        def estimate(self, crops):
+            begun.set()
+            assert go.wait(30)
+            return super().estimate(crops)
+
+    network = Held()
+    together = Together(network)
+    with ThreadPoolExecutor(8) as pool:
+        first = pool.submit(together.estimate, crops(1))
+        assert begun.wait(30)
+        others = [pool.submit(together.estimate, crops(i, i)) for i in range(2, 9)]
+        while len(together._waiting) < len(others):
+            time.sleep(0.001)
+        go.set()
+        assert [f.result()[0, 0, 0] for f in (first, *others)] == list(range(1, 9))
+    assert network.batches == [1, 14]
 
 
 def test_a_network_that_fails_fails_for_those_in_the_batch_and_works_again():
