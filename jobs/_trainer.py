@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import ray.train
 import torch
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -42,6 +43,7 @@ class Run:
     val: Index | None
     labels: tuple[str, ...]
     skeleton: str
+    """Whose joints the clips are given with."""
     init: dict[str, torch.Tensor] | None
     """Weights to start from."""
     out: str
@@ -88,7 +90,8 @@ def _worker(settings: dict[str, Any]) -> None:
     torch.manual_seed(config.seed)
 
     body = skeleton(run.skeleton)
-    for size in (config.clip.size, config.clip.test_size):  # what draws is compiled now, not in the first step
+    sizes = (config.clip.size, config.clip.test_size) if config.clip.space == "volume" else ()
+    for size in sizes:  # what draws is compiled now, not in the first step
         nobody = torch.zeros(1, run.train.persons, config.clip.length, len(body.joints), 2, device=device)
         training.draw(nobody, nobody[..., 0], size, config.heatmap, body)
 
@@ -97,7 +100,7 @@ def _worker(settings: dict[str, Any]) -> None:
     optimizer = training.make_optimizer(model, config.optim)
     done, best = 0, -1.0
     if run.init is not None:
-        model.load_state_dict(run.init, strict=False)
+        model.load_state_dict(run.init)
     if checkpoints.exists(run.file("last.safetensors")):
         last = checkpoints.load(run.file("last.safetensors"))
         model.load_state_dict(last.weights)
@@ -124,8 +127,9 @@ def _worker(settings: dict[str, Any]) -> None:
             for buffer in model.buffers():
                 distributed.broadcast(buffer, 0)
         for batch in render.testing_batches(run.val, config.clip, config.batch // world, share=share):  # type: ignore[arg-type]
-            yield {**batch, "xy": batch["xy"][:, 0], "score": batch["score"][:, 0]}
+            yield {name: array[:, 0] if name in training.INPUTS else array for name, array in batch.items()}
 
+    labels = np.concatenate([unit.labels for unit in run.train.units])
     epochs = training.fit(
         model,
         optimizer,
@@ -135,6 +139,7 @@ def _worker(settings: dict[str, Any]) -> None:
         validate if run.val is not None else None,
         steps=run.steps,
         first_epoch=done,
+        class_weights=training.class_weights(labels, len(run.labels), config.optim.class_weight),
         device=device,
         wrap=_wrap(world, device),
         gather=_gather(world),

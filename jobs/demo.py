@@ -128,16 +128,17 @@ def real_videos(folder: Path) -> Path | None:
 def write_picture(path: Path, video: Path, run: str) -> None:
     """One picture of the method: frames with their skeletons, below each what the network sees of it."""
     result = load(run).predict(video)
-    clip = result.clip
+    clip, volume = result.clip, result.volume
+    assert volume is not None  # noqa: S101 - the demo's model takes volumes
     with open_video(clip.video) as frames:
         overlays = [
             draw.skeleton_overlay(frame, clip.keypoints[:, t], clip.scores[:, t], skeleton(clip.skeleton))
             for t, (_, frame) in enumerate(frames)
         ]
-    length = result.volume.shape[1]
+    length = volume.shape[1]
     frames_seen = uniform_sample(clip.num_frames, length, num_clips=10)[0]  # those of the volume
     above = draw.side_by_side([overlays[frames_seen[t]] for t in draw.evenly(length, 4)])
-    below = draw.volume_strip(result.volume, frames=4)
+    below = draw.volume_strip(volume, frames=4)
     height = round(below.shape[0] * above.shape[1] / below.shape[1])
     below = cv2.resize(below, (above.shape[1], height), interpolation=cv2.INTER_AREA)
     draw.write_png(path, np.concatenate([above, np.full((4, above.shape[1], 3), 255, np.uint8), below]))

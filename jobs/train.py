@@ -45,8 +45,11 @@ class Train:
     """Where volumes are drawn: on the device that trains, or by Ray's workers, which send them (8 bits a pixel)."""
     cache_gb: float = 10
     """Disk of each machine for copies of a remote table's files, each fetched once; larger tables stay there."""
+    skeleton: str | None = None
+    """Give all clips the joints of this skeleton, as far as they have them; None is the table's own."""
     init: str | None = None
-    """Run or checkpoint whose weights to start from; with other classes the classifier starts anew."""
+    """Run or checkpoint of the same model whose weights to start from; what is about other classes or other joints
+    starts anew."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
 
 
@@ -121,14 +124,17 @@ def prepare(job: Train) -> _trainer.Run:
     except FileNotFoundError as error:
         raise _job.UsageError(str(error)) from error
     _job.require_splits(job.table, found, job.train_split, job.val_split)
-    if len(found["skeletons"]) != 1:
-        raise _job.UsageError(f"{job.table} mixes skeletons {sorted(found['skeletons'])}; train on one")
     if job.workers < 1 or config.batch % job.workers:
         raise _job.UsageError(f"batch {config.batch} cannot be shared out among {job.workers} workers evenly")
-    train = index(job.table, job.train_split, cache_gb=job.cache_gb)
-    val = None
-    if job.val_split is not None:
-        val = index(job.table, job.val_split, people=False, cache_gb=job.cache_gb)
+    if config.clip.space != "volume" and job.render == "worker":
+        raise _job.UsageError(f"--render worker draws volumes, and {config.model.name} takes none")
+    three_d = config.clip.space == "body"
+    try:
+        common: dict[str, Any] = {"skeleton": job.skeleton, "three_d": three_d, "cache_gb": job.cache_gb}
+        train = index(job.table, job.train_split, **common)
+        val = None if job.val_split is None else index(job.table, job.val_split, people=False, **common)
+    except ValueError as error:
+        raise _job.UsageError(str(error)) from error
     if not train.clips:
         raise _job.UsageError(f"no labelled clip with people in the training split {job.train_split!r}")
     if train.clips * config.repeat < config.batch:
@@ -140,10 +146,9 @@ def prepare(job: Train) -> _trainer.Run:
         raise _job.UsageError(f"no labelled clip in the validation split {job.val_split!r}")
     numbers = found["labels"]
     labels = tuple(numbers.get(i, str(i)) for i in range(max(numbers) + 1))
-    skeleton = found["skeletons"].pop()
     try:
         with torch.device("meta"):
-            checkpoints.build_model(config, skeleton, len(labels))
+            checkpoints.build_model(config, train.skeleton, len(labels))
     except ValueError as error:
         raise _job.UsageError(str(error)) from error
     return _trainer.Run(
@@ -151,8 +156,8 @@ def prepare(job: Train) -> _trainer.Run:
         train=train,
         val=val,
         labels=labels,
-        skeleton=skeleton,
-        init=None if job.init is None else _initial_weights(job.init, config, skeleton, labels),
+        skeleton=train.skeleton,
+        init=None if job.init is None else _initial_weights(job.init, config, train.skeleton, labels),
         out=job.out,
         workers=job.workers,
         use_gpu=job.use_gpu,
@@ -161,16 +166,12 @@ def prepare(job: Train) -> _trainer.Run:
 
 
 def _initial_weights(uri: str, config: TrainConfig, skeleton: str, labels: tuple[str, ...]) -> dict[str, torch.Tensor]:
-    """Weights to start from; those of the classifier only where it knows the same classes."""
+    """Weights to start from; what starts anew is of the config's seed."""
+    torch.manual_seed(config.seed)
     try:
-        given = checkpoints.load(uri)
+        return checkpoints.adapted(checkpoints.load(uri), config, skeleton, labels)
     except (FileNotFoundError, ValueError) as error:
-        raise _job.UsageError(str(error)) from error
-    ours = (config.model.name, config.heatmap.kind, skeleton)
-    theirs = (given.config.model.name, given.config.heatmap.kind, given.skeleton)
-    if ours != theirs:
-        raise _job.UsageError(f"--init {uri} is a {' / '.join(theirs)}, this run is a {' / '.join(ours)}")
-    return {k: v for k, v in given.weights.items() if given.labels == labels or not k.startswith("fc_cls.")}
+        raise _job.UsageError(f"--init {uri}: {error}") from error
 
 
 def _same_config(job: Train, plan: _trainer.Run) -> None:

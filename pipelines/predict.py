@@ -32,7 +32,7 @@ class _Classify:
         self.flipped = flipped
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        scores = self.recognizer.scores(batch["xy"], batch["score"], flipped=self.flipped)
+        scores = self.recognizer.scores(batch, flipped=self.flipped)
         return {"clip_id": batch["clip_id"], "label": batch["label"], "scores": scores}
 
 
@@ -110,12 +110,16 @@ def videos(found: Sequence[Video], model: bytes, out: str, *, clips: int, actors
 
 
 def write_pictures(result: Result, uri: str) -> None:
-    """Write `uri`.mp4, the video with skeletons and label, and `uri`.gif, the heatmap volume, to any fsspec URI."""
+    """Write `uri`.mp4, the video with skeletons and label, and `uri`.gif, the heatmap volume, to any fsspec URI.
+
+    A model that sees no volumes has no .gif.
+    """
     fs, path = fsspec.url_to_fs(uri)
     fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         overlay, volume = Path(folder) / "overlay.mp4", Path(folder) / "volume.gif"
         result.overlay(overlay)
-        result.volume_gif(volume)
         fs.put(str(overlay), f"{path}.mp4")
-        fs.put(str(volume), f"{path}.gif")
+        if result.volume is not None:
+            result.volume_gif(volume)
+            fs.put(str(volume), f"{path}.gif")

@@ -16,7 +16,6 @@ import ray
 import torch
 
 from posec3d import feed, training
-from posec3d import table as tables
 from posec3d.clips import ClipConfig, flip
 from posec3d.config import HeatmapConfig
 from posec3d.feed import ALL, Arrays, Group, Index, Piece, Share
@@ -61,7 +60,7 @@ def training_batches(
     """
     light, draw, small = _light(chosen), None, {}
     if heatmap is not None:
-        draw = functools.partial(_drawn, size=config.size, heatmap=heatmap, body=_skeleton(chosen))
+        draw = functools.partial(_drawn, size=config.size, heatmap=heatmap, body=skeleton(chosen.skeleton))
         small = {"piece": VOLUMES, "size": 4 * VOLUMES}  # a task of as many volumes as of coordinates would be 5 GB
     groups = feed.training_groups(
         chosen, seed=seed, epoch=epoch, repeat=repeat, balanced=balanced, share=share, **small
@@ -75,7 +74,7 @@ def training_batches(
 
 
 def testing_batches(chosen: Index, config: ClipConfig, size: int, *, share: Share = ALL) -> Iterator[Arrays]:
-    """Batches of one worker's share of the chosen clips, one clip of each: xy (N, 1, M, T, V, 2), score and names."""
+    """Batches of one worker's share of the chosen clips, one clip of each: those of `feed.testing_samples`, K = 1."""
     return feed.rebatch(
         _in_waves(feed.testing_groups(chosen, share), _testing(chosen, config, 1), share.world), size, drop_last=False
     )
@@ -157,16 +156,6 @@ def _light(chosen: Index) -> Index:
     return dataclasses.replace(chosen, units=())
 
 
-def _skeleton(chosen: Index) -> Skeleton:
-    if not chosen.units:
-        raise ValueError("no clip to draw: the split has none in this table")
-    unit = chosen.units[0]
-    names = tables.open_file(unit.file, version=unit.version, cache=chosen.cache).read_row_group(
-        unit.row_group, ["skeleton"]
-    )
-    return skeleton(names["skeleton"][0].as_py())
-
-
 def _drawn(samples: Arrays, size: int, heatmap: HeatmapConfig, body: Skeleton) -> Iterator[Arrays]:
     """Samples with volumes in place of coordinates, a few at a time."""
     for start in range(0, len(samples["label"]), VOLUMES):
@@ -206,7 +195,9 @@ def volumes(
     """
     config, heatmap = config or ClipConfig(), heatmap or HeatmapConfig()
     chosen = feed.index(table, split, labelled=False, people=False)
-    light, body = _light(chosen), _skeleton(chosen)
+    if not chosen.clips:
+        raise ValueError(f"no clip to draw: split {split!r} of {table} has none")
+    light, body = _light(chosen), skeleton(chosen.skeleton)
 
     def draw_stored(group: Group) -> Iterator[Arrays]:
         (piece,) = group.pieces

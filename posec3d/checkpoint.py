@@ -16,7 +16,7 @@ from torch import Tensor, nn, optim
 
 from posec3d.config import TrainConfig
 from posec3d.models import GRAPH, create
-from posec3d.skeletons import skeleton
+from posec3d.skeletons import counterparts, skeleton
 from posec3d.storage import read_whole, write_whole
 
 KEY = "posec3d"
@@ -49,17 +49,81 @@ class Checkpoint:
 
 
 def build_model(config: TrainConfig, skeleton_name: str, num_classes: int) -> nn.Module:
-    """The config's network for a skeleton, with random weights, in the memory layout 3D convolutions like best.
+    """The config's network for a skeleton, with random weights, in the memory layout its convolutions like best.
 
     Raises:
-        ValueError: no model of that name, or one that takes no volumes.
+        ValueError: no model of that name, or one that does not take what config.clip makes.
     """
-    if config.model.name in GRAPH:
-        raise ValueError(f"{config.model.name} takes coordinates, wanted a model of volumes; see posec3d.models.create")
-    body = skeleton(skeleton_name)
+    body, name, clip = skeleton(skeleton_name), config.model.name, config.clip
+    if (name in GRAPH) != (clip.space != "volume"):
+        wanted = "frame or body" if name in GRAPH else "volume"
+        raise ValueError(f"{name} wants clip.space {wanted}, got {clip.space}; start from a preset of that model")
+    if name in GRAPH:
+        people = {"persons": clip.persons} if name == "msg3d" else {}
+        if None in people.values():
+            raise ValueError(f"{name} is made for a number of people: set clip.persons (2 as published)")
+        return create(name, num_classes, skeleton=skeleton_name, dropout=config.model.dropout, **people)
     channels = len(body.joints) if config.heatmap.kind == "joint" else len(body.limbs)
-    model = create(config.model.name, num_classes, in_channels=channels, dropout=config.model.dropout)
+    model = create(name, num_classes, in_channels=channels, dropout=config.model.dropout)
     return model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+
+
+def adapted(given: Checkpoint, config: TrainConfig, skeleton_name: str, labels: tuple[str, ...]) -> dict[str, Tensor]:
+    """Weights to go on from with other classes or another skeleton.
+
+    What knows the joints one by one is carried over where a joint (a limb) has a counterpart in the other skeleton,
+    in 3D-CNNs, and starts anew in graph networks; the classifier starts anew unless the classes are the same.
+
+    Args:
+        given: where they come from.
+        config: of the new run.
+        skeleton_name: of the new run.
+        labels: of the new run.
+
+    Returns:
+        All weights of the new model, those that start anew random.
+
+    Raises:
+        ValueError: another model.
+    """
+    if given.config.model.name != config.model.name:
+        raise ValueError(f"the weights are those of a {given.config.model.name}, this run is a {config.model.name}")
+    model = build_model(config, skeleton_name, len(labels))
+    weights = model.state_dict()
+    same_joints = given.skeleton == skeleton_name and given.config.heatmap.kind == config.heatmap.kind
+    first = next(iter(weights))  # of a 3D-CNN its first convolution
+    for key, new in weights.items():
+        old = given.weights[key]
+        if key.startswith("fc_cls."):
+            if given.labels == labels:
+                new.copy_(old)
+        elif same_joints and old.shape == new.shape:
+            new.copy_(old)
+        elif config.model.name not in GRAPH and key == first:
+            for channel, sources in enumerate(_channels(given, config, skeleton_name)):
+                if sources:
+                    new[:, channel] = old[:, list(sources)].mean(1)
+        elif config.model.name not in GRAPH or not _knows_joints(key):
+            new.copy_(old)
+    return weights
+
+
+def _knows_joints(key: str) -> bool:
+    """Whether a graph network's tensor is about its joints one by one: the graph, and the first normalisation."""
+    return key.startswith("data_bn.") or key.rsplit(".", 1)[-1] in ("A", "PA")
+
+
+def _channels(given: Checkpoint, config: TrainConfig, skeleton_name: str) -> list[tuple[int, ...]]:
+    """Of each channel of the new volume, the channels of the old one that show the same; empty for none."""
+    old, new = skeleton(given.skeleton), skeleton(skeleton_name)
+    found = [counterparts(joint, old) for joint in new.joints]
+    if given.config.heatmap.kind != config.heatmap.kind:
+        return [()] * len(new.joints if config.heatmap.kind == "joint" else new.limbs)
+    if config.heatmap.kind == "joint":
+        return found
+    limbs = {frozenset(limb): i for i, limb in enumerate(old.limbs)}
+    ends = [frozenset((*found[a], *found[b])) for a, b in new.limbs]
+    return [(limbs[end],) if end in limbs else () for end in ends]
 
 
 def pack_optimizer(optimizer: optim.Optimizer) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ where it is consumed. Sections 3.2 of the paper: uniform sampling and subject-ce
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
@@ -241,6 +241,14 @@ class ClipConfig:
     """Standard deviation of what is added to a joint's place in training, in heatmap pixels of `size`."""
     stride: int | None = None
     """Every stride-th frame from one start on, to compare with; None is uniform sampling, as published."""
+    persons: int | None = None
+    """M people of a clip, of whom more are cut and fewer padded; None is as many as the table has at most."""
+    space: Literal["volume", "frame", "body"] = "volume"
+    """What coordinates are for: a volume around the subjects, or a graph network, relative to the frame (-1 to 1, with
+    the score) or in 3D to the body (metres). In the latter two sizes and crops mean nothing, and noise is in units of
+    the space."""
+    stream: Literal["joint", "bone", "joint-motion", "bone-motion"] = "joint"
+    """What a graph network looks at."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -259,6 +267,12 @@ class ClipConfig:
             raise ValueError(f"clip.area must be 0 < low <= high <= 1, got {self.area}")
         if not 0 <= self.flip <= 1:
             raise ValueError(f"clip.flip must be in [0, 1], got {self.flip}")
+        if self.persons is not None and self.persons < 1:
+            raise ValueError(f"clip.persons must be >= 1, got {self.persons}")
+        if self.space == "volume" and self.stream != "joint":
+            raise ValueError(
+                f"clip.stream {self.stream} is for graph networks; of volumes, heatmap.kind limb draws bones"
+            )
 
 
 class Poses(Protocol):

@@ -16,7 +16,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from posec3d.clips import ClipConfig, pad_persons, testing_clips, training_clips
-from posec3d.skeletons import skeleton
+from posec3d.skeletons import skeleton as find_skeleton
+from posec3d.streams import testing_people, training_people
 
 if TYPE_CHECKING:
     from posec3d.table import Clip
@@ -30,7 +31,8 @@ GROUP = 2048
 """Samples of a group, about: a table sorted by class still gives mixed batches, and a group of two people is 40 MB."""
 
 Arrays = dict[str, np.ndarray]
-"""Samples by name: clip_id (N,), label (N,) int64 with -1 for none, xy (N, ..., M, T, V, 2) and score float32."""
+"""Samples by name: clip_id (N,), label (N,) int64 with -1 for none, and float32 xy (N, ..., M, T, V, 2) and score, or
+for graph networks people (N, ..., M, T, V, C)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +55,12 @@ class Index:
 
     units: Sequence[Unit]
     persons: int
+    skeleton: str
+    """The name of that whose joints the clips are given with."""
     skipped: int
     """Clips of the split left out: nobody in them, or (in training) no label."""
+    three_d: bool = False
+    """Whether they come with keypoints_3d."""
     cache: int = 0
     """Bytes of this machine's disk that copies of the table's files may take; 0: they are read where they lie."""
 
@@ -65,7 +71,14 @@ class Index:
 
 
 def index(
-    table: str, split: str | None = None, *, labelled: bool = True, people: bool = True, cache_gb: float = 0
+    table: str,
+    split: str | None = None,
+    *,
+    labelled: bool = True,
+    people: bool = True,
+    skeleton: str | None = None,
+    three_d: bool = False,
+    cache_gb: float = 0,
 ) -> Index:
     """Choose the clips of a split, from the small columns alone.
 
@@ -74,24 +87,28 @@ def index(
         split: split expression; None is every clip.
         labelled: leave out clips without a label.
         people: leave out clips without people.
+        skeleton: give all clips the joints of this one, as `posec3d.skeletons.convert` does; None is the table's own.
+        three_d: read keypoints_3d too.
         cache_gb: disk that each machine may spend on copies of the files of a remote table, so that later epochs do
             not fetch them again; a larger table is read where it lies.
 
     Raises:
         FileNotFoundError: no table there.
+        ValueError: no `skeleton` is given, and the table has several.
     """
     from posec3d import table as tables
     from posec3d.storage import content_version, is_local
 
     limit = int(cache_gb * 1e9)
     cache = limit if limit and not is_local(table) and tables.size(table) <= limit else 0
-    units, persons, skipped = [], 1, 0
+    units, persons, skipped, skeletons = [], 1, 0, set()
     for file in tables.require_table(table):
         version = content_version(file) if cache else ""
         parquet = tables.open_file(file, version=version, cache=cache)
-        columns = parquet.read(["label", "splits", "num_persons"])
+        columns = parquet.read(["label", "splits", "num_persons", "skeleton"])
         label = columns["label"].fill_null(-1).to_numpy()
         crowd = columns["num_persons"].to_numpy()
+        skeletons |= set(columns["skeleton"].unique().to_pylist())
         inside = np.array([tables.in_split(splits or (), split) for splits in columns["splits"].to_pylist()], bool)
         chosen = inside & ~((labelled & (label < 0)) | (people & (crowd == 0)))
         skipped += int((inside & ~chosen).sum())
@@ -103,7 +120,13 @@ def index(
                 persons = max(persons, int(crowd[first + rows].max()))
                 units.append(Unit(file, version, group, rows, label[first + rows]))
             first = last
-    return Index(tuple(units), persons, skipped, cache)
+    if skeleton is None:
+        if len(skeletons) > 1:
+            raise ValueError(
+                f"{table} mixes skeletons {', '.join(sorted(skeletons))}; give the skeleton to take them all as"
+            )
+        (skeleton,) = skeletons
+    return Index(tuple(units), persons, find_skeleton(skeleton).name, skipped, three_d, cache)
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,8 +274,10 @@ def read(piece: Piece, chosen: Index) -> "list[Clip]":
 
     rows, back = np.unique(piece.rows, return_inverse=True)
     file = tables.open_file(piece.file, version=piece.version, cache=chosen.cache)
-    clips = list(tables.arrow_to_clips(file.read_row_group(piece.row_group, COLUMNS).take(rows)))
-    return [clips[i] for i in back]
+    columns = [*COLUMNS, "keypoints_3d"] if chosen.three_d else COLUMNS
+    clips = tables.arrow_to_clips(file.read_row_group(piece.row_group, columns).take(rows))
+    converted = [tables.with_skeleton(clip, chosen.skeleton) for clip in clips]
+    return [converted[i] for i in back]
 
 
 def training_samples(
@@ -261,15 +286,19 @@ def training_samples(
     """Sample, crop and augment the clips of a group; what comes of one depends on (seed, epoch, draw, clip_id) alone.
 
     Returns:
-        xy (N, M, T, V, 2) in heatmap pixels of config.size, M = chosen.persons, and the others of `Arrays`, mixed.
+        `Arrays`, mixed: xy (N, M, T, V, 2) in heatmap pixels of config.size, or people (N, M, T, V, C) in another
+        config.space; M is config.persons or chosen.persons.
     """
     clips = [clip for piece in group.pieces for clip in read(piece, chosen)]
     draws = np.concatenate([piece.draws for piece in group.pieces])
     order = np.random.default_rng([seed, epoch, 1, group.number]).permutation(len(clips))
     clips, draws = [clips[i] for i in order], draws[order]
     rngs = [np.random.default_rng([seed, epoch, draw, _number(c)]) for c, draw in zip(clips, draws, strict=True)]
-    mirror = skeleton(clips[0].skeleton).mirror
-    xy, score = training_clips(clips, config, mirror, rngs, chosen.persons)
+    persons = config.persons or chosen.persons
+    if config.space != "volume":
+        people = [training_people(clip, config, persons, rng) for clip, rng in zip(clips, rngs, strict=True)]
+        return {**names(clips), "people": np.stack(people)}
+    xy, score = training_clips(clips, config, find_skeleton(chosen.skeleton).mirror, rngs, persons)
     return {**names(clips), "xy": xy, "score": score}
 
 
@@ -279,12 +308,16 @@ def testing_samples(
     """The clips of a group as they are tested.
 
     Returns:
-        xy (N, K, M, T, V, 2) in heatmap pixels of config.test_size, K = num_clips, M = chosen.persons, and the others
-        of `Arrays`, in the table's order.
+        `Arrays` in the table's order: xy (N, K, M, T, V, 2) in heatmap pixels of config.test_size, or people
+        (N, K, M, T, V, C) in another config.space; K = num_clips, M is config.persons or chosen.persons.
     """
     clips = [clip for piece in group.pieces for clip in read(piece, chosen)]
+    persons = config.persons or chosen.persons
+    if config.space != "volume":
+        people = [testing_people(clip, config, persons, num_clips) for clip in clips]
+        return {**names(clips), "people": np.stack(people)}
     views = [
-        pad_persons(*testing_clips(c.keypoints, c.scores, (c.height, c.width), config, num_clips), chosen.persons)
+        pad_persons(*testing_clips(c.keypoints, c.scores, (c.height, c.width), config, num_clips), persons)
         for c in clips
     ]
     xy, score = (np.stack(parts) for parts in zip(*views, strict=True))

@@ -1,6 +1,7 @@
 """Recognizer: a checkpoint and a video or clip -> the named action."""
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,11 +11,11 @@ import numpy as np
 import torch
 
 from posec3d import checkpoint as checkpoints
-from posec3d import training
+from posec3d import streams, training
 from posec3d.checkpoint import Checkpoint
 from posec3d.clips import flip, testing_clips
 from posec3d.skeletons import skeleton
-from posec3d.table import Clip
+from posec3d.table import Clip, with_skeleton
 
 if TYPE_CHECKING:
     from posec3d.pose import Detector, PoseEstimator
@@ -28,8 +29,8 @@ class Result:
     labels: tuple[str, ...]
     scores: np.ndarray
     """(classes,) probabilities, averaged over the views."""
-    volume: np.ndarray
-    """(V, T, H, W) of the first view, as the network saw it."""
+    volume: np.ndarray | None
+    """(V, T, H, W) of the first view, as the network saw it; None of a graph network, which sees coordinates."""
 
     def __repr__(self) -> str:
         """What a notebook shows: the clip and the likeliest labels."""
@@ -66,9 +67,15 @@ class Result:
             write_video(str(path), frames, self.clip.fps or 25)
 
     def volume_gif(self, path: str | Path) -> None:
-        """Write the heatmap volume as an animation, one colour a joint."""
+        """Write the heatmap volume as an animation, one colour a joint.
+
+        Raises:
+            ValueError: the model sees no volumes.
+        """
         from posec3d import draw
 
+        if self.volume is None:
+            raise ValueError("this model looks at coordinates: there is no volume to show; use overlay")
         draw.write_gif(path, draw.volume_picture(self.volume), fps=12)
 
 
@@ -87,28 +94,29 @@ class Recognizer:
         self.device = device
         self._model = checkpoint.model().to(device)
 
-    def scores(self, xy: np.ndarray, score: np.ndarray, *, flipped: bool = False) -> np.ndarray:
+    def scores(self, samples: Mapping[str, np.ndarray], *, flipped: bool = False) -> np.ndarray:
         """Class probabilities of test clips, averaged over their views, one view of all clips at a time.
 
         Args:
-            xy: (N, K, M, T, V, 2) heatmap pixels of the config's test size, K views.
-            score: (N, K, M, T, V).
+            samples: from `posec3d.feed.testing_samples`: N clips, K views of each.
             flipped: add the mirrored views.
 
         Returns:
             (N, classes).
         """
+        inputs = {name: samples[name] for name in training.INPUTS if name in samples}
         views = []
-        for k in range(xy.shape[1]):
-            batch = {"xy": xy[:, k], "score": score[:, k]}
-            views.append(training.predict(self._model, batch, self.config, self.skeleton, self.device))
-            if flipped:
-                side = self.config.clip.test_size
-                mirrored = dict(
-                    zip(("xy", "score"), flip(xy[:, k], score[:, k], side, self.skeleton.mirror), strict=True)
-                )
-                views.append(training.predict(self._model, mirrored, self.config, self.skeleton, self.device))
+        for k in range(next(iter(inputs.values())).shape[1]):
+            view = {name: array[:, k] for name, array in inputs.items()}
+            for batch in (view, self._mirrored(view)) if flipped else (view,):
+                views.append(training.predict(self._model, batch, self.config, self.skeleton, self.device))
         return np.mean(views, axis=0)
+
+    def _mirrored(self, view: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if "people" in view:
+            return {"people": streams.flipped(view["people"], self.skeleton)}
+        xy, score = flip(view["xy"], view["score"], self.config.clip.test_size, self.skeleton.mirror)
+        return {"xy": xy, "score": score}
 
     @overload
     def predict(self, source: str | Path | Clip, *, clips: int = 10, flipped: bool = False) -> Result: ...
@@ -123,6 +131,8 @@ class Recognizer:
     ) -> Result | list[Result]:
         """Name the action in a video (path or URI), a clip, or each of a list of them.
 
+        A clip with another skeleton than the model's is given its joints, as `posec3d.skeletons.convert` does.
+
         Args:
             source: what to look at.
             clips: test clips sampled from it.
@@ -133,7 +143,7 @@ class Recognizer:
 
         Raises:
             VideoError: a video that cannot be read.
-            ValueError: a clip with another skeleton than the model's.
+            ValueError: a 3D model, and a clip without keypoints_3d.
         """
         if isinstance(source, str | Path):
             return self._predict(self._poses(str(source)), clips, flipped)
@@ -142,20 +152,17 @@ class Recognizer:
         return [self.predict(one, clips=clips, flipped=flipped) for one in source]
 
     def _predict(self, clip: Clip, clips: int, flipped: bool) -> Result:
-        if clip.skeleton != self.skeleton.name:
-            raise ValueError(
-                f"clip {clip.clip_id} has skeleton {clip.skeleton}, the model was trained on {self.skeleton.name}"
-            )
-        xy, score = testing_clips(clip.keypoints, clip.scores, (clip.height, clip.width), self.config.clip, clips)
-        volume = training.draw(
-            torch.as_tensor(xy[:1]),
-            torch.as_tensor(score[:1]),
-            self.config.clip.test_size,
-            self.config.heatmap,
-            self.skeleton,
-        )
-        scores = self.scores(xy[None], score[None], flipped=flipped)[0]
-        return Result(clip, self.labels, scores, volume[0].numpy())
+        config, seen, volume = self.config.clip, with_skeleton(clip, self.skeleton.name), None
+        if config.space != "volume":
+            persons = config.persons or max(clip.num_persons, 1)
+            samples = {"people": streams.testing_people(seen, config, persons, clips)}
+        else:
+            xy, score = testing_clips(seen.keypoints, seen.scores, (clip.height, clip.width), config, clips)
+            samples = {"xy": xy, "score": score}
+            first, known = torch.as_tensor(xy[:1]), torch.as_tensor(score[:1])
+            volume = training.draw(first, known, config.test_size, self.config.heatmap, self.skeleton)[0].numpy()
+        scores = self.scores({name: array[None] for name, array in samples.items()}, flipped=flipped)[0]
+        return Result(clip, self.labels, scores, volume)
 
     @cached_property
     def networks(self) -> "tuple[Detector, PoseEstimator]":

@@ -228,6 +228,8 @@ def convert(
     for i, joint in enumerate(target.joints):
         found = list(counterparts(joint, source))
         if found:
-            new_points[..., i, :] = points[..., found, :].mean(-2)
             new_scores[..., i] = scores[..., found].min(-1)
+            new_points[..., i, :] = points[..., found, :].mean(-2)
+            if len(found) > 1:  # there is no middle between a joint and one that is missing
+                new_points[new_scores[..., i] == 0, i] = 0
     return new_points, new_scores

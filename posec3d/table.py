@@ -8,7 +8,7 @@ import hashlib
 import logging
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import fsspec
@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from posec3d.skeletons import skeleton
+from posec3d.skeletons import convert, skeleton
 from posec3d.storage import open_copy, write_whole
 
 log = logging.getLogger(__name__)
@@ -99,6 +99,18 @@ class Clip:
     def num_persons(self) -> int:
         """M, the number of tracks."""
         return self.keypoints.shape[0]
+
+
+def with_skeleton(clip: Clip, name: str) -> Clip:
+    """The clip with the joints of another skeleton, as far as it has them; see `posec3d.skeletons.convert`."""
+    if clip.skeleton == name:
+        return clip
+    source, target = skeleton(clip.skeleton), skeleton(name)
+    keypoints, scores = convert(clip.keypoints, clip.scores, source, target)
+    keypoints_3d = clip.keypoints_3d
+    if keypoints_3d is not None:
+        keypoints_3d, _ = convert(keypoints_3d, clip.scores, source, target)
+    return replace(clip, keypoints=keypoints, scores=scores, keypoints_3d=keypoints_3d, skeleton=name)
 
 
 def clip_id(video: str) -> str:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from posec3d import metrics
@@ -21,8 +20,11 @@ from posec3d.heatmaps import joint_volumes, limb_volumes
 from posec3d.skeletons import Skeleton
 
 Batch = Mapping[str, Any]
-"""Arrays or tensors by name: `label` (N,), and either `xy` (N, M, T, V, 2) in heatmap pixels and `score` (N, M, T, V),
-or `volume` (N, C, T, H, W) uint8, 255 = 1."""
+"""Arrays or tensors by name: `label` (N,), and `xy` (N, M, T, V, 2) in heatmap pixels and `score` (N, M, T, V), or
+`volume` (N, C, T, H, W) uint8, 255 = 1, or `people` (N, M, T, V, C)."""
+
+INPUTS = ("xy", "score", "volume", "people")
+"""Names of what a model, or what draws for it, looks at."""
 
 
 def draw(
@@ -45,8 +47,10 @@ def draw(
     return limb_volumes(xy, score, skeleton.limbs, (size, size), sigma=heatmap.sigma, out=out, threads=threads)
 
 
-def _volume(batch: Batch, size: int, config: TrainConfig, skeleton: Skeleton, device: torch.device | str) -> Tensor:
-    """The volume of a batch, drawn on the device unless somebody drew it before."""
+def _input(batch: Batch, size: int, config: TrainConfig, skeleton: Skeleton, device: torch.device | str) -> Tensor:
+    """What the model takes: people as they are, or a volume, drawn on the device unless somebody drew it before."""
+    if "people" in batch:
+        return torch.as_tensor(batch["people"]).to(device)
     if "volume" in batch:
         volume = torch.as_tensor(batch["volume"]).to(device).float() / 255
         return volume.contiguous(memory_format=torch.channels_last_3d)
@@ -58,9 +62,30 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
     """The config's optimizer over all parameters."""
     if config.name == "sgd":
         return torch.optim.SGD(
-            model.parameters(), config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+            model.parameters(),
+            config.lr,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            nesterov=config.nesterov,
         )
     return torch.optim.AdamW(model.parameters(), config.lr, weight_decay=config.weight_decay)
+
+
+def class_weights(labels: np.ndarray, num_classes: int, exponent: float) -> np.ndarray:
+    """Weigh classes by how few samples they have.
+
+    Args:
+        labels: (N,) of the training clips.
+        num_classes: K; a class without clips has weight 1.
+        exponent: 0 weighs all alike; 1 makes every class count the same in the sum; between them, between.
+
+    Returns:
+        (K,), of mean 1 over the N clips.
+    """
+    counts = np.bincount(labels, minlength=num_classes)
+    weights = np.where(counts > 0, np.maximum(counts, 1.0) ** -exponent, 0)
+    weights *= counts.sum() / (weights * counts).sum()
+    return np.where(counts > 0, weights, 1)
 
 
 def learning_rate(config: OptimConfig, step: int, total: int) -> float:
@@ -150,6 +175,7 @@ def fit(
     *,
     steps: int,
     first_epoch: int = 0,
+    class_weights: np.ndarray | None = None,
     device: torch.device | str = "cpu",
     wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
     gather: Callable[[Any], list[Any]] = lambda value: [value],
@@ -157,7 +183,7 @@ def fit(
     """Train epoch by epoch; after each one, `model` and `optimizer` hold its result and its metrics are yielded.
 
     Args:
-        model: logits of volumes, on `device`; trained in place.
+        model: logits of volumes or people, on `device`; trained in place.
         optimizer: over the model's parameters.
         config: the recipe.
         skeleton: whose joints the clips hold.
@@ -165,6 +191,7 @@ def fit(
         validate: this worker's share of the clips to validate with; None skips validation.
         steps: optimizer steps of an epoch.
         first_epoch: epochs already done.
+        class_weights: (classes,) of each class's samples in the loss, see `class_weights`; None weighs all alike.
         device: where volumes are drawn and the model runs.
         wrap: makes the module that is trained from the model, e.g. DistributedDataParallel.
         gather: collects a small value from all workers.
@@ -178,6 +205,10 @@ def fit(
         RuntimeError: the feed ended early, or the loss is not finite.
     """
     trained = wrap(model)
+    criterion = nn.CrossEntropyLoss(
+        None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32, device=device),
+        label_smoothing=config.optim.label_smoothing,
+    )
     total = steps * config.epochs
     for epoch in range(first_epoch, config.epochs):
         start = time.perf_counter()
@@ -192,11 +223,19 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             label = torch.as_tensor(batch["label"], device=device).long()
-            logits = trained(_volume(batch, config.clip.size, config, skeleton, device))
-            loss = F.cross_entropy(logits, label, label_smoothing=config.optim.label_smoothing)
+            seen, share, others = _input(batch, config.clip.size, config, skeleton, device), 1.0, label
+            if config.optim.mixup:
+                order = torch.randperm(len(label), device=device)
+                share = float(torch.distributions.Beta(config.optim.mixup, config.optim.mixup).sample())
+                seen, others = torch.lerp(seen[order], seen, share), label[order]
+            logits = trained(seen)
+            loss = share * criterion(logits, label)
+            if share < 1:
+                loss = loss + (1 - share) * criterion(logits, others)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_norm)
+            if config.optim.clip_norm is not None:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_norm)
             optimizer.step()
             loss_sum += loss.detach() * len(label)
             right += (logits.detach().argmax(1) == label).sum()
@@ -251,7 +290,6 @@ def _validate(
 def predict(
     model: nn.Module, batch: Batch, config: TrainConfig, skeleton: Skeleton, device: torch.device | str = "cpu"
 ) -> np.ndarray:
-    """Class probabilities (N, classes) of test clips (N, M, T, V, 2) in heatmap pixels of config.clip.test_size."""
+    """Class probabilities (N, classes) of test clips; heatmap pixels are those of config.clip.test_size."""
     model.eval()
-    volume = _volume(batch, config.clip.test_size, config, skeleton, device)
-    return model(volume).softmax(1).cpu().numpy()
+    return model(_input(batch, config.clip.test_size, config, skeleton, device)).softmax(1).cpu().numpy()

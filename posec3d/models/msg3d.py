@@ -108,9 +108,10 @@ class MSG3D(nn.Module):
     Args:
         num_classes: classes of the output.
         skeleton: name of the V joints' skeleton.
-        in_channels: C of the input: x, y, score.
+        in_channels: C of the input: x, y, score, or x, y, z.
         persons: M of the input.
         base_width: channels of the first stage, doubled by each of the others.
+        dropout: before the classifier; none as published.
     """
 
     def __init__(
@@ -121,6 +122,7 @@ class MSG3D(nn.Module):
         in_channels: int = 3,
         persons: int = 2,
         base_width: int = 96,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         body, w = find_skeleton(skeleton), base_width
@@ -128,6 +130,7 @@ class MSG3D(nn.Module):
         self.stages = nn.Sequential(
             Stage(in_channels, w, w, 1, body), Stage(w, w, 2 * w, 2, body), Stage(2 * w, 2 * w, 4 * w, 2, body)
         )
+        self.dropout = nn.Dropout(dropout)
         self.fc_cls = nn.Linear(4 * w, num_classes)
         nn.init.normal_(self.fc_cls.weight, std=0.01)
         nn.init.zeros_(self.fc_cls.bias)
@@ -144,4 +147,4 @@ class MSG3D(nn.Module):
         n, m, t, v, c = people.shape
         x = self.data_bn(people.permute(0, 1, 3, 4, 2).reshape(n, m * v * c, t))
         x = self.stages(x.view(n * m, v, c, t).permute(0, 2, 3, 1))
-        return self.fc_cls(x.mean((2, 3)).view(n, m, -1).mean(1))
+        return self.fc_cls(self.dropout(x.mean((2, 3)).view(n, m, -1).mean(1)))

@@ -88,10 +88,13 @@ class STGCN(nn.Module):
     Args:
         num_classes: classes of the output.
         skeleton: name of the V joints' skeleton.
-        in_channels: C of the input: x, y, score.
+        in_channels: C of the input: x, y, score, or x, y, z.
+        dropout: before the classifier; none as published.
     """
 
-    def __init__(self, num_classes: int, *, skeleton: str = "coco17", in_channels: int = 3) -> None:
+    def __init__(
+        self, num_classes: int, *, skeleton: str = "coco17", in_channels: int = 3, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         body = find_skeleton(skeleton)
         graph = spatial_partition(body)
@@ -103,6 +106,7 @@ class STGCN(nn.Module):
                 blocks.append(Block(channels, width, stride if i == 0 else 1, graph, first=not blocks))
                 channels = width
         self.gcn = nn.ModuleList(blocks)
+        self.dropout = nn.Dropout(dropout)
         self.fc_cls = nn.Linear(channels, num_classes)
         nn.init.normal_(self.fc_cls.weight, std=0.01)
         nn.init.zeros_(self.fc_cls.bias)
@@ -121,4 +125,4 @@ class STGCN(nn.Module):
         x = x.view(n * m, v, c, t).permute(0, 2, 3, 1)
         for block in self.gcn:
             x = block(x)
-        return self.fc_cls(x.mean((2, 3)).view(n, m, -1).mean(1))
+        return self.fc_cls(self.dropout(x.mean((2, 3)).view(n, m, -1).mean(1)))

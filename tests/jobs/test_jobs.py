@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from jobs import _job, evaluate, predict, stats, train
 from posec3d import actors, load
@@ -18,6 +19,14 @@ CONFIG = dataclasses.replace(
     clip=dataclasses.replace(PRESETS["demo"][1].clip, length=4, size=12, test_size=12),
     epochs=2,
     repeat=2,
+    batch=8,
+)
+
+GRAPH = dataclasses.replace(
+    PRESETS["ntu60-stgcn++"][1],
+    clip=dataclasses.replace(PRESETS["ntu60-stgcn++"][1].clip, length=6),
+    epochs=1,
+    repeat=1,
     batch=8,
 )
 
@@ -141,6 +150,9 @@ def test_prediction_names_draws_and_survives_a_bad_video(run, movenet, tmp_path)
         ({"config": dataclasses.replace(CONFIG, batch=64)}, "do not fill one batch of 64"),
         ({"config": dataclasses.replace(CONFIG, model=ModelConfig(name="nope"))}, "unknown model 'nope'"),
         ({"init": "/nowhere"}, "no checkpoint at /nowhere"),
+        ({"skeleton": "penn14"}, "unknown skeleton 'penn14'"),
+        ({"config": GRAPH, "render": "worker"}, r"draws volumes, and stgcn\+\+ takes none"),
+        ({"config": dataclasses.replace(CONFIG, model=GRAPH.model)}, r"stgcn\+\+ wants clip\.space frame or body"),
     ],
 )
 def test_training_refuses_what_cannot_work_before_any_worker_starts(table, change, message):
@@ -171,11 +183,58 @@ def test_init_starts_from_a_runs_weights_but_for_other_classes(run, table):
     given = load_checkpoint(run).weights
     same = train.prepare(train.Train(table=table, out="/unused", config=CONFIG, init=run)).init
     assert set(same) == set(given)
+    assert all(torch.equal(same[name], given[name]) for name in given)
     other = train._initial_weights(run, CONFIG, "coco17", ("a", "b"))
-    assert set(given) - set(other) == {"fc_cls.weight", "fc_cls.bias"}
-    limbs = dataclasses.replace(CONFIG, heatmap=dataclasses.replace(CONFIG.heatmap, kind="limb"))
-    with pytest.raises(_job.UsageError, match="joint / coco17, this run is a pose-slowonly-light / limb / coco17"):
-        train.prepare(train.Train(table=table, out="/unused", config=limbs, init=run))
+    assert {name for name in given if not torch.equal(other[name], given[name])} == {"fc_cls.weight", "fc_cls.bias"}
+    with pytest.raises(_job.UsageError, match=r"pose-slowonly-light, this run is a stgcn\+\+"):
+        train.prepare(train.Train(table=table, out="/unused", config=GRAPH, init=run))
+
+
+@pytest.mark.ray
+def test_a_graph_network_goes_through_the_same_jobs_and_is_fused_with_a_3d_cnn(run, table, movenet, tmp_path):
+    graph = str(tmp_path / "graph")
+    summary = train.run(train.Train(table=table, out=graph, config=GRAPH))
+    assert summary["epochs"] == 1
+    both = evaluate.Evaluate(runs=(run, graph), table=table, clips=2, flip=True, out=str(tmp_path / "both"))
+    alone = [evaluate.run(dataclasses.replace(both, runs=(one,), out=str(tmp_path / "one"))) for one in (run, graph)]
+    scores = read_scores(tmp_path / "one")  # of the graph network, which came last
+    fused = evaluate.run(dataclasses.replace(both, weights=(0.0, 3.0)))
+    assert [row["weight"] for row in fused["runs"]] == [0, 1]
+    assert [row["top1"] for row in fused["runs"]] == [one["top1"] for one in alone]
+    np.testing.assert_allclose(read_scores(tmp_path / "both"), scores)
+
+    chosen = evaluate.run(dataclasses.replace(both, weights_split="train"))
+    assert sum(row["weight"] for row in chosen["runs"]) == pytest.approx(1, abs=1e-3)
+    with pytest.raises(_job.UsageError, match="4 clips of --weights-split '!train' are tested too, for example c10"):
+        evaluate.run(dataclasses.replace(both, weights_split="!train"))
+
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    clip = actors.make_clip("bow", actor=5, num_frames=8)
+    write_video(videos / "bow.mp4", clip.frames, clip.fps)
+    predict.run(predict.Predict(run=graph, videos=str(videos), out=str(tmp_path / "out"), clips=1))
+    (said,) = json.loads((tmp_path / "out/predictions.json").read_text())
+    assert sum(top["probability"] for top in said["top"]) == pytest.approx(1, abs=1e-5)
+    assert [path.suffix for path in (tmp_path / "out").glob("bow-*")] == [".mp4"]  # there is no volume to show
+
+
+def read_scores(folder):
+    return [[float(v) for v in line.split(",")[3:]] for line in (folder / "scores.csv").read_text().splitlines()[1:]]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weights": (1.0,)}, r"wants a number >= 0 for each of 2 runs, got \(1.0,\)"),
+        ({"weights": (1.0, -1.0)}, "wants a number >= 0"),
+        ({"weights": (0.0, 0.0)}, "of which one is positive"),
+        ({"weights": (1.0, 1.0), "weights_split": "train"}, "or --weights-split"),
+    ],
+)
+def test_impossible_weights_are_refused(change, message):
+    job = evaluate.Evaluate(runs=("a", "b"), table="/nowhere")
+    with pytest.raises(_job.UsageError, match=message):
+        evaluate.run(dataclasses.replace(job, **change))
 
 
 @pytest.mark.ray

@@ -105,7 +105,7 @@ def test_a_sound_table_has_no_problems_and_its_size_is_told(tmp_path):
         ({"keypoints_3d": np.zeros(102, np.float32)}, compact.LENGTHS, "102 keypoints_3d, wanted 153"),
         ({"num_frames": 4}, compact.LENGTHS, "102 keypoints, wanted 136"),
         ({"num_persons": 2}, compact.LENGTHS, "102 keypoints, wanted 204"),
-        ({"skeleton": "horse21"}, compact.SKELETON, "'horse21', known: coco17"),
+        ({"skeleton": "horse21"}, compact.SKELETON, "'horse21', known: blazepose33, coco17"),
         ({"skeleton": None}, compact.MISSING, "no skeleton"),
         ({"clip_id": None, "fps": None}, compact.MISSING, "no clip_id, fps"),
         ({"clip_id": ""}, compact.MISSING, "no clip_id"),
@@ -422,7 +422,7 @@ def test_the_command_lists_problems_and_starts_no_ray(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1, done.stderr
     assert "1 rows with an unknown skeleton: --out leaves these rows out" in done.stderr
-    assert f"{file}, bad, 'horse21', known: coco17" in done.stderr
+    assert f"{file}, bad, 'horse21', known: blazepose33, coco17" in done.stderr
     assert "rows with an unknown skeleton" in done.stdout
 
 

@@ -10,6 +10,7 @@ import pytest
 from posec3d import feed, storage
 from posec3d.clips import ClipConfig, testing_clips
 from posec3d.feed import Share, index, rebatch, testing_groups, training_groups
+from posec3d.streams import testing_people
 from posec3d.table import Clip, read_table, write_table
 
 CONFIG = ClipConfig(length=8, size=56, test_size=64)
@@ -137,7 +138,7 @@ def test_the_classes_of_a_table_sorted_by_them_come_almost_as_mixed_as_by_chance
         for label in range(60)
         for group in range(10)
     ]
-    groups = training_groups(feed.Index(units, 1, 0), seed=0, epoch=0, repeat=2)
+    groups = training_groups(feed.Index(units, 1, "coco17", 0), seed=0, epoch=0, repeat=2)
     rng = np.random.default_rng(0)
     seen = []
     for group in groups[:-1]:
@@ -150,7 +151,8 @@ def test_the_classes_of_a_table_sorted_by_them_come_almost_as_mixed_as_by_chance
 def test_a_group_is_no_larger_than_told_however_small_the_row_groups_are():
     units = [feed.Unit(f"{i}", "", 0, np.arange(2), np.zeros(2, int)) for i in range(5000)]
     sizes = [
-        sum(len(p.rows) for p in group.pieces) for group in training_groups(feed.Index(units, 1, 0), seed=0, epoch=0)
+        sum(len(p.rows) for p in group.pieces)
+        for group in training_groups(feed.Index(units, 1, "coco17", 0), seed=0, epoch=0)
     ]
     assert set(sizes[:-1]) == {feed.GROUP} and sum(sizes) == 10_000
 
@@ -186,6 +188,51 @@ def test_test_samples_are_those_of_the_clip_itself(table):
     np.testing.assert_array_equal(rows["c5"][1], score)
     assert rows["c0"][0].shape == xy.shape  # padded to the table's two people
     assert not rows["c0"][1][:, 1].any()
+
+
+def test_graph_networks_get_people_in_place_of_coordinates_to_draw(table):
+    chosen = index(table, "train")
+    config = ClipConfig(length=8, space="frame", stream="bone", persons=3)
+    (batch,) = feed.training_batches(chosen, config, 6, seed=0, epoch=0)
+    assert batch["people"].shape == (6, 3, 8, 17, 3) and "xy" not in batch
+    samples = [feed.testing_samples(group, chosen, config, num_clips=2) for group in testing_groups(chosen)]
+    found = {i: people for s in samples for i, people in zip(s["clip_id"], s["people"], strict=True)}
+    one = next(clip for clip in read_table(table) if clip.clip_id == "c5")
+    np.testing.assert_allclose(found["c5"], testing_people(one, config, 3, 2))
+    again = next(feed.training_batches(chosen, config, 6, seed=0, epoch=0, processes=1))
+    np.testing.assert_array_equal(again["people"], batch["people"])
+
+
+def test_clips_come_with_the_joints_that_are_asked_for(tmp_path):
+    bones = np.random.default_rng(0).uniform(0, 200, (1, 40, 20, 2)).astype(np.float32)
+    kinect = Clip("k", 40, 240, 320, bones, np.ones((1, 40, 20)), skeleton="utd20", label=0, label_name="a")
+    write_table([clip(0, splits=()), kinect], str(tmp_path))
+    with pytest.raises(ValueError, match="mixes skeletons coco17, utd20; give the skeleton to take them all as"):
+        index(str(tmp_path))
+    with pytest.raises(ValueError, match="unknown skeleton 'penn14'"):
+        index(str(tmp_path), skeleton="penn14")
+    chosen = index(str(tmp_path), skeleton="penn13")
+    (group,) = testing_groups(chosen)
+    samples = feed.testing_samples(group, chosen, CONFIG)
+    assert samples["xy"].shape == (2, 1, 1, 8, 13, 2)
+    of = dict(zip(samples["clip_id"], samples["xy"], strict=True))
+    stored = {c.clip_id: c for c in read_table(str(tmp_path))}
+    xy, _ = testing_clips(stored["k"].keypoints, stored["k"].scores, (240, 320), CONFIG)
+    # The crop is around penn13's joints, which are fewer: the same up to a shift and a scale.
+    a, b = of["k"][0, 0, :, [0, 3]], xy[0, 0, :, [0, 5]]
+    scale = (a[1] - a[0]) / (b[1] - b[0])
+    np.testing.assert_allclose(scale, np.broadcast_to(scale[0], scale.shape), rtol=1e-3)
+
+
+def test_3d_coordinates_are_read_only_when_asked_for(tmp_path):
+    xyz = np.random.default_rng(0).normal(size=(1, 40, 17, 3)).astype(np.float32)
+    write_table([clip(0, splits=(), keypoints_3d=xyz)], str(tmp_path))
+    body = ClipConfig(length=8, space="body", persons=1)
+    (flat,), (deep,) = (testing_groups(index(str(tmp_path), three_d=three_d)) for three_d in (False, True))
+    with pytest.raises(ValueError, match="has no keypoints_3d"):
+        feed.testing_samples(flat, index(str(tmp_path)), body)
+    people = feed.testing_samples(deep, index(str(tmp_path), three_d=True), body)["people"]
+    assert people.shape == (1, 1, 1, 8, 17, 3) and np.isfinite(people).all() and people.any()
 
 
 def test_rebatching_keeps_every_sample_in_its_place():

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from posec3d import Clip, actors, load
+from posec3d import Clip, actors, load, streams
 from posec3d import checkpoint as checkpoints
-from posec3d.config import PRESETS
+from posec3d.clips import ClipConfig
+from posec3d.config import PRESETS, ModelConfig
 from posec3d.heatmaps import joint_volumes
+from posec3d.skeletons import COCO17, convert, skeleton
 from posec3d.video import open_video, write_video
 
 CONFIG = dataclasses.replace(
@@ -65,11 +67,33 @@ def test_the_volume_is_what_the_network_saw(recognizer):
     assert joint_volumes(np.zeros((1, 4, 17, 2)), np.zeros((1, 4, 17)), (16, 16)).shape == result.volume.shape
 
 
-def test_another_skeleton_is_refused(recognizer):
-    other = dataclasses.replace(clip())
-    object.__setattr__(other, "skeleton", "penn13")
-    with pytest.raises(ValueError, match="skeleton penn13, the model was trained on coco17"):
-        recognizer.predict(other)
+def test_a_clip_of_another_skeleton_is_looked_at_with_the_models_joints(recognizer):
+    sbu = skeleton("sbu15")
+    keypoints, scores = convert(clip().keypoints, clip().scores, COCO17, sbu)
+    other = Clip("c", 8, 240, 320, keypoints, scores, skeleton="sbu15")
+    result = recognizer.predict(other)
+    assert result.clip.skeleton == "sbu15" and result.volume.shape == (17, 4, 16, 16)
+    assert (result.volume[1:5] == 0).all() and (result.volume[5:].reshape(12, -1).max(1) > 0.4).all()
+
+
+@pytest.mark.parametrize("name", ["stgcn++", "msg3d"])
+def test_a_graph_network_names_clips_too(name, tmp_path):
+    graph = ClipConfig(length=16, space="frame", persons=2)
+    config = dataclasses.replace(CONFIG, model=ModelConfig(name=name, dropout=0), clip=graph)
+    model = checkpoints.build_model(config, "coco17", 3)
+    torch.nn.init.normal_(model.fc_cls.weight)
+    checkpoints.save(
+        checkpoints.Checkpoint(config, LABELS, "coco17", model.state_dict()), str(tmp_path / "best.safetensors")
+    )
+    recognizer = load(tmp_path)
+    result = recognizer.predict(clip(3), clips=2, flipped=True)
+    people = streams.testing_people(clip(3), graph, 2, 2)
+    with torch.inference_mode():
+        views = [recognizer._model(torch.from_numpy(v)).softmax(1) for v in (people, streams.flipped(people, COCO17))]
+    np.testing.assert_allclose(result.scores, torch.cat(views).mean(0).numpy(), atol=1e-6)
+    assert result.volume is None
+    with pytest.raises(ValueError, match="looks at coordinates"):
+        result.volume_gif(tmp_path / "x.gif")
 
 
 def test_an_overlay_needs_a_video(recognizer, tmp_path):

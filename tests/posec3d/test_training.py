@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 
 from posec3d import checkpoint as checkpoints
-from posec3d import metrics, training
+from posec3d import training
 from posec3d.checkpoint import Checkpoint
 from posec3d.clips import ClipConfig
 from posec3d.config import PRESETS, HeatmapConfig, ModelConfig, OptimConfig, TrainConfig
@@ -94,33 +94,62 @@ def test_a_loss_that_is_not_finite_names_the_remedy():
         list(fit(*start(config), config))
 
 
+def test_class_weights_by_hand():
+    labels = np.repeat([0, 1, 3], [6, 3, 1])
+    np.testing.assert_allclose(training.class_weights(labels, 4, 0), 1)
+    weights = training.class_weights(labels, 4, 1)
+    np.testing.assert_allclose(weights, [10 / 18, 10 / 9, 1, 10 / 3])
+    np.testing.assert_allclose(weights[[0, 1, 3]] * [6, 3, 1], 10 / 3)  # every class counts the same
+    half = training.class_weights(labels, 4, 0.5)
+    np.testing.assert_allclose(half[0] / half[3], 6**-0.5)
+    assert half[labels].mean() == pytest.approx(1)
+
+
+def test_the_loss_weighs_classes():
+    """With all weight on one class, the other is never learned."""
+    rows = list(fit(*start(), class_weights=np.array([0.0, 1.0])))
+    assert rows[-1]["val_mean_class"] == 0.5
+
+
+def test_mixup_mixes_inputs_and_labels_alike():
+    """A network that only counts: its loss is the mixed cross-entropy of the mixed input, worked out in float64."""
+
+    class Sum(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = torch.nn.Parameter(torch.tensor([1.0, -1.0]))
+            self.seen = []
+
+        def forward(self, people):
+            self.seen.append(people.detach().clone())
+            return people.sum((1, 2, 3, 4))[:, None] * self.w
+
+    config = dataclasses.replace(TINY, optim=OptimConfig(lr=1e-9, mixup=0.5), epochs=1)
+    people = torch.randn(8, 1, 2, 3, 3, generator=torch.Generator().manual_seed(1))
+    label = np.arange(8) % 2
+    model = Sum()
+    torch.manual_seed(3)
+    (row,) = training.fit(
+        model, training.make_optimizer(model, config.optim), config, COCO17,
+        lambda epoch: [{"people": people, "label": label}], None, steps=1,
+    )  # fmt: skip
+    torch.manual_seed(3)
+    order = torch.randperm(8)
+    share = float(torch.distributions.Beta(0.5, 0.5).sample())
+    mixed = share * people.double() + (1 - share) * people[order].double()
+    torch.testing.assert_close(model.seen[0].double(), mixed, atol=1e-6, rtol=1e-5)
+    total = mixed.sum((1, 2, 3, 4)).numpy()
+    chance = 1 / (1 + np.exp(-2 * total * np.where([label == 0, label[order] == 0], 1, -1)))
+    loss = -(share * np.log(chance[0]) + (1 - share) * np.log(chance[1])).mean()
+    assert row["train_loss"] == pytest.approx(loss, rel=1e-5)
+
+
 def test_learning_rate_by_hand():
     config = OptimConfig(lr=1.0, warmup=0.2)
     rates = [training.learning_rate(config, step, 10) for step in range(10)]
     assert rates[:3] == [0.5, 1.0, 1.0]
     assert rates[6] == pytest.approx(0.5)
     assert rates[9] == pytest.approx(0.5 * (1 + np.cos(np.pi * 7 / 8)))
-
-
-def test_metrics_by_hand():
-    scores = np.array([[0.6, 0.3, 0.1], [0.5, 0.4, 0.1], [0.1, 0.7, 0.2], [0.2, 0.5, 0.3]])
-    found = metrics.evaluate(scores, np.array([0, 1, 1, 2]), ["a", "b", "c"])
-    assert found["confusion"] == [[1, 0, 0], [1, 1, 0], [0, 1, 0]]
-    assert found["top1"] == 0.5
-    assert found["mean_class"] == pytest.approx((1 + 0.5 + 0) / 3)
-    assert metrics.top_k(scores, np.array([0, 1, 1, 2]), 2) == 1
-    assert [c["precision"] for c in found["classes"]] == [0.5, 0.5, None]
-
-
-def test_a_class_without_clips_does_not_count_in_the_mean():
-    found = metrics.evaluate(np.eye(3)[[0, 1]], np.array([0, 1]), ["a", "b", "c"])
-    assert found["mean_class"] == 1
-    assert found["classes"][2]["recall"] is None
-
-
-def test_no_clips_are_refused():
-    with pytest.raises(ValueError, match="no clips"):
-        metrics.evaluate(np.zeros((0, 3)), np.zeros(0, int), ["a", "b", "c"])
 
 
 def test_a_checkpoint_holds_all_it_takes(tmp_path):
@@ -158,6 +187,35 @@ def test_a_checkpoint_with_an_unknown_field_or_version_is_refused(tmp_path):
 def test_nothing_there_says_what_to_give(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"folder of a jobs\.train run"):
         checkpoints.load(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["stgcn++", "msg3d"])
+def test_a_graph_network_trains_by_the_same_loop(name):
+    clip = ClipConfig(length=8, space="frame", persons=1, flip=0)
+    config = dataclasses.replace(TINY, model=ModelConfig(name=name, dropout=0), clip=clip)
+
+    def people(epoch=0, steps=12):
+        for batch in batches(epoch, steps):
+            both = np.concatenate([batch["xy"] / 6 - 1, batch["score"][..., None]], -1)
+            yield {"people": np.tile(both, (1, 1, 2, 1, 1)), "label": batch["label"]}
+
+    rows = list(training.fit(*start(config), config, COCO17, people, lambda: people(99, 3), steps=12))
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"] / 2
+    assert rows[-1]["val_top1"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "clip", "message"),
+    [
+        ("stgcn++", ClipConfig(), r"stgcn\+\+ wants clip\.space frame or body, got volume"),
+        ("pose-slowonly", ClipConfig(space="frame"), r"pose-slowonly wants clip\.space volume, got frame"),
+        ("msg3d", ClipConfig(space="frame"), r"set clip\.persons"),
+    ],
+)
+def test_a_model_and_clips_that_do_not_fit_are_refused(name, clip, message):
+    config = dataclasses.replace(TINY, model=ModelConfig(name=name), clip=clip)
+    with pytest.raises(ValueError, match=message):
+        checkpoints.build_model(config, "coco17", 2)
 
 
 def test_every_preset_builds_its_model():
