@@ -263,7 +263,7 @@ def conv2d(w, key, x, stride=1, dilation=1):
 
 
 def normed_people(w, people, order, eps, whole):
-    """(N, M, T, V, C) -> (N * M, C, T, V), normalised over time for each joint and coordinate (and person, if whole)."""
+    """(N, M, T, V, C) -> (N * M, C, T, V), each joint's coordinates normalised; `whole`: each person's by themselves."""
     n, m, t, v, c = people.shape
     x = people.permute(0, 1, 4, 3, 2) if order == "CV" else people.permute(0, 1, 3, 4, 2)
     x = batch_norm(w, "backbone.data_bn", x.reshape(n, -1, t) if whole else x.reshape(n * m, -1, t), eps)
@@ -369,9 +369,10 @@ def msg3d(
         return y.relu() if relu else y
 
     def windowed(key, x, window, stride):
-        n, c, t, v = x.shape
         padded = F.pad(x, (0, 0, window // 2, window // 2))
-        frames = torch.stack([padded[:, :, i : i + t : stride] for i in range(window)], 3)  # (N, C, T', window, V)
+        frames = torch.stack(
+            [padded[:, :, i : i + x.shape[2] : stride] for i in range(window)], 3
+        )  # (N, C, T', window, V)
         nodes = frames if WINDOW_ORDER == "frames" else frames.transpose(3, 4)
         y = multi_scale(f"{key}.gcn3d.1", nodes.flatten(3)).unflatten(3, nodes.shape[3:])
         y = y if WINDOW_ORDER == "frames" else y.transpose(3, 4)

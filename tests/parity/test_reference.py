@@ -1,4 +1,4 @@
-"""Reference checkpoints: the models say what the published networks say with the same weights, and can be told apart."""
+"""Reference checkpoints: with the same weights the models say what the published networks say, as no other would."""
 
 from functools import partial
 
