@@ -1,4 +1,4 @@
-"""Job: a checkpoint of PYSKL or MMAction2 -> one that every job takes, `python -m jobs.convert PRESET --checkpoint ...`."""
+"""Job: a checkpoint of PYSKL or MMAction2 -> one of ours, `python -m jobs.convert PRESET --checkpoint FILE.pth ...`."""
 
 import sys
 from collections import Counter
@@ -32,8 +32,8 @@ class Convert:
     skeleton: str = "coco17"
     """Whose joints or limbs the model takes."""
     limb_order: Literal["skeleton", "pyskl-default"] = "skeleton"
-    """Of a limb checkpoint: the skeleton's, as PYSKL's and MMAction2's limb configs have it, or the order they draw in
-    when a config names none, as PYSKL's "joint" configs of NTU RGB+D 120, which draw limbs."""
+    """Of a limb checkpoint: the skeleton's, as the limb configs of PYSKL and MMAction2 have it, or that in which they
+    draw when a config names none: PYSKL's "joint" configs of NTU RGB+D 120."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
 
 

@@ -106,7 +106,7 @@ def test_what_cannot_be_is_refused_and_nothing_written(files, more, names, messa
 def test_an_existing_checkpoint_stays(files):
     convert.run(flags(files))
     before = (files / "model.safetensors").read_bytes()
-    with pytest.raises(_job.UsageError, match="model.safetensors exists; remove it, or give another --out"):
+    with pytest.raises(_job.UsageError, match=r"model\.safetensors exists; remove it, or give another --out"):
         convert.run(flags(files))
     assert (files / "model.safetensors").read_bytes() == before
 

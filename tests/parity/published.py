@@ -263,7 +263,7 @@ def conv2d(w, key, x, stride=1, dilation=1):
 
 
 def normed_people(w, people, order, eps, whole):
-    """(N, M, T, V, C) -> (N * M, C, T, V), each joint's coordinates normalised; `whole`: each person's by themselves."""
+    """(N, M, T, V, C) -> (N * M, C, T, V), each joint's coordinates normalised (`whole`: each person's)."""
     n, m, t, v, c = people.shape
     x = people.permute(0, 1, 4, 3, 2) if order == "CV" else people.permute(0, 1, 3, 4, 2)
     x = batch_norm(w, "backbone.data_bn", x.reshape(n, -1, t) if whole else x.reshape(n * m, -1, t), eps)

@@ -118,7 +118,7 @@ def test_weights_of_no_model_here_say_so(light):
 
 
 def test_a_model_without_published_weights_is_refused(light):
-    with pytest.raises(ValueError, match="no published weights fit a Linear; .* of SlowOnly, C3D, "):
+    with pytest.raises(ValueError, match=r"no published weights fit a Linear; .* of SlowOnly, C3D, "):
         load_reference(light, nn.Linear(1, 1))
     with pytest.raises(ValueError, match="no published weights fit a Linear"):
         to_reference(nn.Linear(1, 1))
@@ -160,7 +160,7 @@ def test_a_file_is_found_by_its_path_or_uri(light, tmp_path):
         load_reference(source, model)
         assert to_reference(model)[STEM].equal(light[STEM])
     for source in (tmp_path / "none.pth", "memory://checkpoints/none.pth"):
-        with pytest.raises(FileNotFoundError, match="none.pth"):
+        with pytest.raises(FileNotFoundError, match=r"none\.pth"):
             load_reference(source, create("pose-slowonly-light", 5))
 
 
