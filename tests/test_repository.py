@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from jobs import compact, demo, evaluate, extract, predict, stats, train
+from jobs import compact, convert, demo, evaluate, extract, predict, stats, train
 from jobs._job import parse
 
 ROOT = Path(__file__).resolve().parent.parent
 JOBS = {
     "extract": lambda args: parse(extract.Extract, args),
     "compact": lambda args: parse(compact.Compact, args),
+    "convert": convert.parse,
     "stats": lambda args: parse(stats.Stats, args),
     "train": train.parse,
     "evaluate": lambda args: parse(evaluate.Evaluate, args),
@@ -41,9 +42,9 @@ def test_documented_commands_have_the_flags_they_name(job, flags):
 
 
 def test_every_job_is_documented_and_has_help(capsys):
-    readme = (ROOT / "README.md").read_text()
+    documented = "".join(path.read_text() for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")])
     for name, parse_flags in JOBS.items():
-        assert f"jobs.{name}" in readme or name == "demo"
+        assert f"jobs.{name}" in documented or name == "demo"
         with pytest.raises(SystemExit) as end:
             parse_flags(["--help"])
         assert end.value.code == 0
