@@ -221,7 +221,8 @@ def cuda(quick: bool) -> dict[str, Any]:
             )
         )
     numbers = np.arange(len(clips))
-    units = [Unit("", "", i, numbers[i : i + 64], numbers[i : i + 64] % 20) for i in range(0, len(clips), 64)]
+    nowhere = np.full((64, 2), -1)
+    units = [Unit("", "", i, numbers[i : i + 64], numbers[i : i + 64] % 20, nowhere) for i in range(0, len(clips), 64)]
     chosen = Index(units, persons=2, skeleton="coco17", skipped=0)
 
     def read(piece: Piece, _: Index) -> Any:

@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from jobs import _job
-from pipelines import extract
+from pipelines import extract, frames
 from pipelines.plan import Todo, Video, find_videos, number_labels, plan
 from posec3d import estimators
 from posec3d import table as tables
+from posec3d.frames import Crop
 from posec3d.given import Given
 from posec3d.storage import read_whole
 from posec3d.stored import heatmaps_uri
@@ -58,6 +59,11 @@ class Extract:
     """Cut longer videos into clips of about this length, extracted in parallel."""
     store: Literal["keypoints", "heatmaps"] = "keypoints"
     """heatmaps: also keep the pose network's own maps, in TABLE/_heatmaps."""
+    frames: Crop | None = None
+    """Also keep JPEG pictures of each clip, in TABLE/_frames, for networks that see RGB: around the people in it, or
+    whole frames, short side 256 pixels. Clips that are in the table already get theirs too."""
+    frames_per_clip: int = 64
+    """Pictures of a clip at most, spread over it."""
     actors: str | None = None
     """Processes that extract in parallel: N, or MIN:MAX to grow with the work; default: one a CPU."""
     cpus_per_actor: int = 1
@@ -109,7 +115,9 @@ def run(job: Extract) -> dict[str, Any]:
             networks = _networks(job, videos)
             _job.write_json(f"{notes}/settings.json", settings)
             _job.connect()
-            actors = actors or (extract.default_actors(job.cpus_per_actor, job.gpus_per_actor),) * 2
+            if actors is None:
+                most = extract.default_actors(job.cpus_per_actor, job.gpus_per_actor)
+                actors = (most if job.segment_seconds else min(most, len(todo.missing)),) * 2
             _job.require(actors[0], "actors", cpus=job.cpus_per_actor, gpus=job.gpus_per_actor)
             with _job.progress("extract", len(todo.missing)) as advance:
                 done = extract.extract(
@@ -123,7 +131,32 @@ def run(job: Extract) -> dict[str, Any]:
                     rows_per_file=job.rows_per_file,
                     on_progress=lambda p: advance(round(p.videos, 3), _note(p, job.cpus_per_actor)),
                 )
-    return _summary(job, todo, done, notes, len(videos))
+        pictures = _store_frames(job) if job.frames is not None else {}
+    return _summary(job, todo, done, notes, len(videos), pictures)
+
+
+def _store_frames(job: Extract) -> dict[str, Any]:
+    """Make the pictures that are missing; what of it goes into the summary."""
+    places = frames.missing(job.table)
+    done = frames.Progress()
+    if places.num_rows:
+        _job.connect()
+        with _job.progress("frames", places.num_rows) as advance:
+            done = frames.store(
+                job.table,
+                places,
+                most=job.frames_per_clip,
+                crop=job.frames or "whole",
+                on_progress=lambda p: advance(p.clips + p.failed, f"{p.pictures} pictures, {p.failed} clips failed"),
+            )
+    for error in done.errors[:SHOWN]:
+        log.warning("no frames of %s: %s", error["video"] or error["clip_id"], error["error"])
+    return {
+        "clips with new frames": done.clips,
+        "clips without frames": done.failed,
+        "KB of frames a clip": done.bytes / max(done.clips, 1) / 1e3,
+        "frames cut a second and core": done.pictures / max(done.seconds, 1e-9),
+    }
 
 
 def is_file(name: str) -> bool:
@@ -145,7 +178,8 @@ def _options(job: Extract) -> extract.Options:
             raise _job.UsageError(
                 f"{flag} {value}: wanted one of {', '.join(known)}, or a file that ends in .json or .parquet"
             )
-    for name in ("detect_every", "max_persons", "cpus_per_actor", "rows_per_file", "max_attempts"):
+    counts = ("detect_every", "max_persons", "cpus_per_actor", "rows_per_file", "max_attempts", "frames_per_clip")
+    for name in counts:
         if getattr(job, name) < 1:
             raise _job.UsageError(f"--{name.replace('_', '-')} must be >= 1, got {getattr(job, name)}")
     for name in ("fps", "segment_seconds"):
@@ -251,7 +285,9 @@ def _note(progress: extract.Progress, streams: int) -> str:
     return f"{rates}, {progress.failed} failed, actors {progress.busy(streams):.0%} busy ({stages})"
 
 
-def _summary(job: Extract, todo: Todo, done: extract.Progress, notes: str, count: int) -> dict[str, Any]:
+def _summary(
+    job: Extract, todo: Todo, done: extract.Progress, notes: str, count: int, pictures: dict[str, Any]
+) -> dict[str, Any]:
     failures = tables.read_failures(job.table)
     failed = [f for f in failures.values() if f["time"] >= done.since]
     seconds = done.elapsed()
@@ -276,6 +312,7 @@ def _summary(job: Extract, todo: Todo, done: extract.Progress, notes: str, count
     }
     if job.store == "heatmaps":
         summary["MB of heatmaps"] = tables.size(heatmaps_uri(job.table)) / 1e6
+    summary |= pictures
     summary["failures"] = [{k: f[k] for k in ("video", "stage", "error", "attempts")} for f in failed]
     for row in summary["failures"][:SHOWN]:
         log.warning("%s failed: %s", row["video"], row["error"])

@@ -58,7 +58,7 @@ def training_batches(
     Returns:
         Batches of `feed.training_samples`; with `heatmap` of clip_id, label and volume (N, C, T, H, W) uint8, 255 = 1.
     """
-    light, draw, small = _light(chosen), None, {}
+    light, draw, small = _light(chosen), None, feed.grain(config)
     if heatmap is not None:
         draw = functools.partial(_drawn, size=config.size, heatmap=heatmap, body=skeleton(chosen.skeleton))
         small = {"piece": VOLUMES, "size": 4 * VOLUMES}  # a task of as many volumes as of coordinates would be 5 GB
@@ -75,14 +75,14 @@ def training_batches(
 
 def testing_batches(chosen: Index, config: ClipConfig, size: int, *, share: Share = ALL) -> Iterator[Arrays]:
     """Batches of one worker's share of the chosen clips, one clip of each: those of `feed.testing_samples`, K = 1."""
-    return feed.rebatch(
-        _in_waves(feed.testing_groups(chosen, share), _testing(chosen, config, 1), share.world), size, drop_last=False
-    )
+    groups = feed.testing_groups(chosen, share, piece=feed.grain(config).get("piece"))
+    return feed.rebatch(_in_waves(groups, _testing(chosen, config, 1), share.world), size, drop_last=False)
 
 
 def testing_samples(chosen: Index, config: ClipConfig, *, num_clips: int = 1) -> ray.data.Dataset:
     """The chosen clips, each once, as it is tested: blocks of `feed.testing_samples`."""
-    return _by_group(feed.testing_groups(chosen), _testing(chosen, config, num_clips))
+    groups = feed.testing_groups(chosen, piece=feed.grain(config).get("piece"))
+    return _by_group(groups, _testing(chosen, config, num_clips))
 
 
 def _testing(chosen: Index, config: ClipConfig, num_clips: int) -> Callable[[Group], Iterator[Arrays]]:
@@ -121,16 +121,24 @@ def _by_group(groups: Sequence[Group], sample: Callable[[Group], Iterator[Any]])
 
     def samples(batch: pa.Table) -> Iterator[Any]:
         for row in batch.to_pylist():
-            pieces = [Piece(**{**p, "rows": np.array(p["rows"]), "draws": np.array(p["draws"])}) for p in row["pieces"]]
-            yield from sample(Group(row["number"], tuple(pieces)))
+            yield from sample(Group(row["number"], tuple(_to_piece(piece) for piece in row["pieces"])))
 
-    rows = [{"number": group.number, "pieces": [vars(piece) for piece in group.pieces]} for group in groups]
+    rows = [{"number": group.number, "pieces": [_from_piece(piece) for piece in group.pieces]} for group in groups]
     each = -(-len(rows) // BLOCKS) or 1
     blocks = [pa.Table.from_pylist(rows[i : i + each], _GROUP) for i in range(0, len(rows), each)]
     dataset = ray.data.from_arrow(blocks or [_GROUP.empty_table()])
     dataset = dataset.map_batches(samples, batch_size=1, batch_format="pyarrow")
     dataset.context.execution_options.preserve_order = True  # the order of an epoch is part of its seed
     return dataset
+
+
+def _from_piece(piece: Piece) -> dict[str, Any]:
+    return {**vars(piece), "pictures": piece.pictures.ravel()}
+
+
+def _to_piece(row: dict[str, Any]) -> Piece:
+    arrays = {name: np.array(row[name], np.int64) for name in ("rows", "draws", "pictures")}
+    return Piece(**{**row, **arrays, "pictures": arrays["pictures"].reshape(-1, 2)})
 
 
 _GROUP = pa.schema(
@@ -144,6 +152,7 @@ _GROUP = pa.schema(
                     "row_group": pa.int64(),
                     "rows": pa.list_(pa.int32()),
                     "draws": pa.list_(pa.int32()),
+                    "pictures": pa.list_(pa.int32()),
                 }
             )
         ),

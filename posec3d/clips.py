@@ -13,6 +13,9 @@ import numpy as np
 
 Rng = np.random.Generator | np.random.RandomState
 
+RGB_SCALE = 4
+"""Pixels of an RGB clip to a heatmap pixel, each way (paper, section 3.4)."""
+
 TEST_SEED = 255  # of the published test draw
 
 
@@ -119,7 +122,7 @@ def subject_crop(
     Returns:
         The coordinates in the crop, (M, T, V, 2), and its size (h, w).
     """
-    x, y, w, h = _subject_box(xy, score, frame_size, padding, min_size, aspect)
+    x, y, w, h = subject_box(xy, score, frame_size, padding, min_size, aspect)
     if (x, y, h, w) == (0, 0, *frame_size):
         return xy, frame_size
     present = (score > 0) & np.isfinite(xy).all(-1)
@@ -127,7 +130,7 @@ def subject_crop(
     return cropped.astype(xy.dtype), (h, w)
 
 
-def _subject_box(
+def subject_box(
     xy: np.ndarray,
     score: np.ndarray,
     frame_size: tuple[int, int],
@@ -135,7 +138,7 @@ def _subject_box(
     min_size: int = 10,
     aspect: float | None = 1.0,
 ) -> tuple[int, int, int, int]:
-    """The box x, y, w, h of `subject_crop`; all of the frame where nothing is cropped."""
+    """The box x, y, w, h that `subject_crop` crops to, pixels; all of the frame where nothing is cropped."""
     h, w = frame_size
     points = xy.reshape(-1, 2)[score.reshape(-1) > 0]
     x0, y0, x1, y1 = _extent(points)
@@ -221,6 +224,8 @@ class ClipConfig:
 
     length: int = 48
     """Frames T of a clip."""
+    rgb_length: int = 0
+    """Frames of the video beside the poses, for networks that see RGB, `RGB_SCALE` times as large; 0 for none."""
     size: int = 56
     """Side H = W of the volume in training, in heatmap pixels."""
     test_size: int = 64
@@ -267,6 +272,8 @@ class ClipConfig:
             raise ValueError(f"clip.area must be 0 < low <= high <= 1, got {self.area}")
         if not 0 <= self.flip <= 1:
             raise ValueError(f"clip.flip must be in [0, 1], got {self.flip}")
+        if self.rgb_length < 0 or (self.rgb_length and self.space != "volume"):
+            raise ValueError(f"clip.rgb_length must be >= 0, and 0 unless clip.space is volume, got {self.rgb_length}")
         if self.persons is not None and self.persons < 1:
             raise ValueError(f"clip.persons must be >= 1, got {self.persons}")
         if self.space == "volume" and self.stream != "joint":
@@ -297,7 +304,7 @@ class Poses(Protocol):
 
 def training_clips(
     videos: Sequence[Poses], config: ClipConfig, mirror: Sequence[int], rngs: Sequence[Rng], persons: int
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Sample, crop and augment one training clip of each video.
 
     Draws are made video by video, each from its own generator: a clip does not depend on its neighbours. What they
@@ -311,8 +318,8 @@ def training_clips(
         persons: M of the result; more people are cut from the end, fewer padded with nobody.
 
     Returns:
-        xy float32 (N, persons, config.length, V, 2) in heatmap pixels of (config.size, config.size), and score float32
-        (N, persons, config.length, V).
+        xy float32 (N, persons, config.length, V, 2) in heatmap pixels of (config.size, config.size), score float32
+        (N, persons, config.length, V), and the maps from each video's frame to these pixels, float64 (N, 2, 3).
     """
     shape = (len(videos), persons, config.length, len(mirror))
     xy, score = np.zeros((*shape, 2), np.float32), np.zeros(shape, np.float32)
@@ -334,14 +341,15 @@ def training_clips(
             xy[n] += config.noise * np.asarray(rng.standard_normal(xy.shape[1:]), np.float32)
     if flipped.any():
         xy[flipped], score[flipped] = flip(xy[flipped], score[flipped], config.size, mirror)
-    return xy, score
+        place[flipped, 0] = [0, 0, config.size - 1] - place[flipped, 0]
+    return xy, score, place
 
 
 def _draw_place(
     xy: np.ndarray, score: np.ndarray, frame_size: tuple[int, int], config: ClipConfig, rng: Rng
 ) -> tuple[tuple[tuple[float, float, float], tuple[float, float, float]], bool]:
     """Draw where a clip goes: the affine map (2, 3) from its frame to its volume, and whether it is flipped then."""
-    left, top, w, h = _subject_box(xy, score, frame_size, config.padding)
+    left, top, w, h = subject_box(xy, score, frame_size, config.padding)
     # As published: to the size of testing first, then the random crop of that to the size of training.
     side = config.test_size
     x, y, crop_w, crop_h = random_resized_crop((side, side), rng, area=config.area)
@@ -377,14 +385,30 @@ def testing_clips(
         xy float32 (num_clips, M, config.length, V, 2) in heatmap pixels of (config.test_size, config.test_size), and
         score (num_clips, M, config.length, V).
     """
-    frames = sample_frames(xy.shape[1], config, num_clips=num_clips).ravel()
+    left, top, w, h, frames = _testing_box(xy, score, frame_size, config, num_clips)
     xy, score = xy[:, frames], score[:, frames]
-    left, top, w, h = _subject_box(xy, score, frame_size, config.padding)
     scale = np.array([config.test_size / w, config.test_size / h], np.float32)
     xy = ((xy - np.array([left, top], np.float32)) * scale).astype(np.float32)
     people, _, joints = score.shape
     xy = xy.reshape(people, num_clips, config.length, joints, 2).swapaxes(0, 1)
     return xy, score.reshape(people, num_clips, config.length, joints).swapaxes(0, 1)
+
+
+def testing_place(
+    xy: np.ndarray, score: np.ndarray, frame_size: tuple[int, int], config: ClipConfig, num_clips: int = 1
+) -> np.ndarray:
+    """The map (2, 3) from pixels of the frame to heatmap pixels that `testing_clips` applies."""
+    left, top, w, h, _ = _testing_box(xy, score, frame_size, config, num_clips)
+    x, y = config.test_size / w, config.test_size / h
+    return np.array([[x, 0, -left * x], [0, y, -top * y]])
+
+
+def _testing_box(
+    xy: np.ndarray, score: np.ndarray, frame_size: tuple[int, int], config: ClipConfig, num_clips: int
+) -> tuple[int, int, int, int, np.ndarray]:
+    """The box x, y, w, h around all test clips of a video, and their frames."""
+    frames = sample_frames(xy.shape[1], config, num_clips=num_clips).ravel()
+    return *subject_box(xy[:, frames], score[:, frames], frame_size, config.padding), frames
 
 
 def pad_persons(xy: np.ndarray, score: np.ndarray, persons: int) -> tuple[np.ndarray, np.ndarray]:

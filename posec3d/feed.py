@@ -8,18 +8,19 @@ in memory does not grow with the table. Here one process does one group after an
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from posec3d.clips import ClipConfig, pad_persons, testing_clips, training_clips
+from posec3d.clips import RGB_SCALE, ClipConfig, pad_persons, testing_clips, testing_place, training_clips
 from posec3d.skeletons import skeleton as find_skeleton
 from posec3d.streams import testing_people, training_people
 
 if TYPE_CHECKING:
+    from posec3d.frames import Frames
     from posec3d.table import Clip
 
 COLUMNS = "clip_id num_frames num_persons height width skeleton label keypoints scores".split()
@@ -30,9 +31,15 @@ PIECE = 16
 GROUP = 2048
 """Samples of a group, about: a table sorted by class still gives mixed batches, and a group of two people is 40 MB."""
 
+
+def grain(config: ClipConfig) -> dict[str, int]:
+    """Arguments of `training_groups` for these clips: with RGB frames a sample is a megabyte, not 20 KB."""
+    return {"piece": 4, "size": 32} if config.rgb_length else {}
+
+
 Arrays = dict[str, np.ndarray]
 """Samples by name: clip_id (N,), label (N,) int64 with -1 for none, and float32 xy (N, ..., M, T, V, 2) and score, or
-for graph networks people (N, ..., M, T, V, C)."""
+for graph networks people (N, ..., M, T, V, C); for networks that see RGB also rgb (N, ..., R, H, W, 3) uint8."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +54,8 @@ class Unit:
     """Numbers of the rows within the row group."""
     labels: np.ndarray
     """Of those rows; -1 where there is none."""
+    pictures: np.ndarray
+    """(rows, 2) where their RGB frames lie: number of the file, row there; -1 where there are none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +70,8 @@ class Index:
     """Clips of the split left out: nobody in them, or (in training) no label."""
     three_d: bool = False
     """Whether they come with keypoints_3d."""
+    picture_files: Sequence[str] | None = None
+    """Files of RGB frames beside the table; None if no frames are wanted."""
     cache: int = 0
     """Bytes of this machine's disk that copies of the table's files may take; 0: they are read where they lie."""
 
@@ -78,6 +89,7 @@ def index(
     people: bool = True,
     skeleton: str | None = None,
     three_d: bool = False,
+    rgb: bool = False,
     cache_gb: float = 0,
 ) -> Index:
     """Choose the clips of a split, from the small columns alone.
@@ -89,6 +101,7 @@ def index(
         people: leave out clips without people.
         skeleton: give all clips the joints of this one, as `posec3d.skeletons.convert` does; None is the table's own.
         three_d: read keypoints_3d too.
+        rgb: find the clips' RGB frames too.
         cache_gb: disk that each machine may spend on copies of the files of a remote table, so that later epochs do
             not fetch them again; a larger table is read where it lies.
 
@@ -96,19 +109,24 @@ def index(
         FileNotFoundError: no table there.
         ValueError: no `skeleton` is given, and the table has several.
     """
+    from posec3d import frames
     from posec3d import table as tables
     from posec3d.storage import content_version, is_local
 
     limit = int(cache_gb * 1e9)
     cache = limit if limit and not is_local(table) and tables.size(table) <= limit else 0
     units, persons, skipped, skeletons = [], 1, 0, set()
+    picture_files, places = frames.locate(table) if rgb else (None, {})
     for file in tables.require_table(table):
         version = content_version(file) if cache else ""
         parquet = tables.open_file(file, version=version, cache=cache)
-        columns = parquet.read(["label", "splits", "num_persons", "skeleton"])
+        columns = parquet.read(["label", "splits", "num_persons", "skeleton", *(["clip_id"] if rgb else [])])
         label = columns["label"].fill_null(-1).to_numpy()
         crowd = columns["num_persons"].to_numpy()
         skeletons |= set(columns["skeleton"].unique().to_pylist())
+        pictures = np.full((columns.num_rows, 2), -1, np.int32)
+        if places:
+            pictures[:] = [places.get(clip_id, (-1, -1)) for clip_id in columns["clip_id"].to_pylist()]
         inside = np.array([tables.in_split(splits or (), split) for splits in columns["splits"].to_pylist()], bool)
         chosen = inside & ~((labelled & (label < 0)) | (people & (crowd == 0)))
         skipped += int((inside & ~chosen).sum())
@@ -118,7 +136,7 @@ def index(
             rows = np.flatnonzero(chosen[first:last])
             if len(rows):
                 persons = max(persons, int(crowd[first + rows].max()))
-                units.append(Unit(file, version, group, rows, label[first + rows]))
+                units.append(Unit(file, version, group, rows, label[first + rows], pictures[first + rows]))
             first = last
     if skeleton is None:
         if len(skeletons) > 1:
@@ -126,18 +144,23 @@ def index(
                 f"{table} mixes skeletons {', '.join(sorted(skeletons))}; give the skeleton to take them all as"
             )
         (skeleton,) = skeletons
-    return Index(tuple(units), persons, find_skeleton(skeleton).name, skipped, three_d, cache)
+    return Index(tuple(units), persons, find_skeleton(skeleton).name, skipped, three_d, picture_files, cache)
 
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """Samples of one row group: which rows, and which draw of each."""
+    """Samples of one row group: which rows, which draw of each, and where its RGB frames lie."""
 
     file: str
     version: str
     row_group: int
     rows: np.ndarray
     draws: np.ndarray
+    pictures: np.ndarray
+
+    def __getitem__(self, part: Any) -> "Piece":
+        """Some of the samples."""
+        return replace(self, rows=self.rows[part], draws=self.draws[part], pictures=self.pictures[part])
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,12 +220,12 @@ def training_groups(
     for unit in chosen.units:
         often = times[first : first + len(unit.rows)]
         first += len(unit.rows)
-        rows = np.repeat(unit.rows, often)
+        rows, pictures = np.repeat(unit.rows, often), np.repeat(unit.pictures, often, 0)
         draws = np.arange(len(rows)) - np.repeat(np.cumsum(often) - often, often)
+        whole = Piece(unit.file, unit.version, unit.row_group, rows, draws, pictures)
         order = rng.permutation(len(rows))
         for start in range(0, len(rows), piece):
-            part = order[start : start + piece]
-            pieces.append(Piece(unit.file, unit.version, unit.row_group, rows[part], draws[part]))
+            pieces.append(whole[order[start : start + piece]])
     pieces = [pieces[i] for i in rng.permutation(len(pieces))]
     each = int(times.sum()) // share.world
     return _groups(_slice(pieces, share.rank * each, (share.rank + 1) * each), size)
@@ -223,12 +246,20 @@ def _equal(total: int, parts: int) -> np.ndarray:
     return total // parts + (np.arange(parts) < total % parts)
 
 
-def testing_groups(chosen: Index, share: Share = ALL) -> list[Group]:
-    """Plan a share of a test: each clip once, in the table's order; the shares differ by a clip at most."""
-    pieces = [
-        Piece(unit.file, unit.version, unit.row_group, unit.rows, np.zeros(len(unit.rows), int))
-        for unit in chosen.units
-    ]
+def testing_groups(chosen: Index, share: Share = ALL, *, piece: int | None = None) -> list[Group]:
+    """Plan a share of a test: each clip once, in the table's order; the shares differ by a clip at most.
+
+    Args:
+        chosen: the clips.
+        share: which one.
+        piece: clips of a group at most; by default those of a row group.
+    """
+    pieces = []
+    for unit in chosen.units:
+        draws = np.zeros(len(unit.rows), int)
+        whole = Piece(unit.file, unit.version, unit.row_group, unit.rows, draws, unit.pictures)
+        each = piece or len(unit.rows)
+        pieces += [whole[start : start + each] for start in range(0, len(unit.rows), each)]
     first, last = (chosen.clips * rank // share.world for rank in (share.rank, share.rank + 1))
     return _groups(_slice(pieces, first, last), 1)
 
@@ -239,7 +270,7 @@ def _slice(pieces: Iterable[Piece], first: int, last: int) -> Iterator[Piece]:
         part = slice(max(first, 0), max(last, 0))
         first, last = first - len(piece.rows), last - len(piece.rows)
         if len(piece.rows[part]):
-            yield Piece(piece.file, piece.version, piece.row_group, piece.rows[part], piece.draws[part])
+            yield piece[part]
 
 
 def _groups(pieces: Iterable[Piece], size: int) -> list[Group]:
@@ -260,7 +291,9 @@ def _merged(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
     for piece in pieces:
         of.setdefault((piece.file, piece.version, piece.row_group), []).append(piece)
     return tuple(
-        Piece(*unit, np.concatenate([part.rows for part in parts]), np.concatenate([part.draws for part in parts]))
+        Piece(
+            *unit, *(np.concatenate([getattr(part, name) for part in parts]) for name in ("rows", "draws", "pictures"))
+        )
         for unit, parts in of.items()
     )
 
@@ -274,7 +307,9 @@ def read(piece: Piece, chosen: Index) -> "list[Clip]":
 
     rows, back = np.unique(piece.rows, return_inverse=True)
     file = tables.open_file(piece.file, version=piece.version, cache=chosen.cache)
-    columns = [*COLUMNS, "keypoints_3d"] if chosen.three_d else COLUMNS
+    columns = [*COLUMNS, *(["keypoints_3d"] if chosen.three_d else [])]
+    if chosen.picture_files is not None:  # a clip without pictures is decoded from its video
+        columns += ["video", "start_frame", "fps"]
     clips = tables.arrow_to_clips(file.read_row_group(piece.row_group, columns).take(rows))
     converted = [tables.with_skeleton(clip, chosen.skeleton) for clip in clips]
     return [converted[i] for i in back]
@@ -290,16 +325,25 @@ def training_samples(
         config.space; M is config.persons or chosen.persons.
     """
     clips = [clip for piece in group.pieces for clip in read(piece, chosen)]
-    draws = np.concatenate([piece.draws for piece in group.pieces])
+    draws, pictures = (np.concatenate([getattr(p, name) for p in group.pieces]) for name in ("draws", "pictures"))
     order = np.random.default_rng([seed, epoch, 1, group.number]).permutation(len(clips))
-    clips, draws = [clips[i] for i in order], draws[order]
+    clips, draws, pictures = [clips[i] for i in order], draws[order], pictures[order]
     rngs = [np.random.default_rng([seed, epoch, draw, _number(c)]) for c, draw in zip(clips, draws, strict=True)]
     persons = config.persons or chosen.persons
     if config.space != "volume":
         people = [training_people(clip, config, persons, rng) for clip, rng in zip(clips, rngs, strict=True)]
         return {**names(clips), "people": np.stack(people)}
-    xy, score = training_clips(clips, config, find_skeleton(chosen.skeleton).mirror, rngs, persons)
-    return {**names(clips), "xy": xy, "score": score}
+    xy, score, places = training_clips(clips, config, find_skeleton(chosen.skeleton).mirror, rngs, persons)
+    samples = {**names(clips), "xy": xy, "score": score}
+    if config.rgb_length:
+        from posec3d.frames import rgb_clips
+
+        side = RGB_SCALE * config.size
+        samples["rgb"] = np.empty((len(clips), config.rgb_length, side, side, 3), np.uint8)
+        for n, place in enumerate(places * RGB_SCALE):
+            found = _pictures(pictures[n], chosen)
+            samples["rgb"][n] = rgb_clips(clips[n], found, place, side, config.rgb_length, rng=rngs[n])[0]
+    return samples
 
 
 def testing_samples(
@@ -321,7 +365,26 @@ def testing_samples(
         for c in clips
     ]
     xy, score = (np.stack(parts) for parts in zip(*views, strict=True))
-    return {**names(clips), "xy": xy, "score": score}
+    samples = {**names(clips), "xy": xy, "score": score}
+    if config.rgb_length:
+        from posec3d.frames import rgb_clips
+
+        side = RGB_SCALE * config.test_size
+        samples["rgb"] = np.empty((len(clips), num_clips, config.rgb_length, side, side, 3), np.uint8)
+        pictures = np.concatenate([piece.pictures for piece in group.pieces])
+        for n, c in enumerate(clips):
+            place = RGB_SCALE * testing_place(c.keypoints, c.scores, (c.height, c.width), config, num_clips)
+            found = _pictures(pictures[n], chosen)
+            samples["rgb"][n] = rgb_clips(c, found, place, side, config.rgb_length, num_clips=num_clips)
+    return samples
+
+
+def _pictures(where: np.ndarray, chosen: Index) -> "Frames | None":
+    """A clip's stored RGB frames; None if it has none."""
+    from posec3d.frames import read_frames
+
+    file, row = (int(number) for number in where)
+    return read_frames((chosen.picture_files or ())[file], row) if file >= 0 else None
 
 
 def _number(clip: "Clip") -> int:
@@ -361,7 +424,9 @@ def training_batches(
         processes: how many others sample; 0 does it here. The batches are the same.
         read: how the clips of a piece are read.
     """
-    groups = training_groups(chosen, seed=seed, epoch=epoch, repeat=repeat, balanced=balanced, share=share)
+    groups = training_groups(
+        chosen, seed=seed, epoch=epoch, repeat=repeat, balanced=balanced, share=share, **grain(config)
+    )
     samples = _Samples(chosen, config, seed, epoch, read)
     blocks: Iterable[Arrays] = map(samples.__getitem__, groups)
     if processes:

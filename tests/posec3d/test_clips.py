@@ -169,7 +169,7 @@ def video(seed=0, people=2, frames=30, size=(90, 120)):
 
 def made(videos, config, seeds, persons=2):
     rngs = [np.random.default_rng(seed) for seed in seeds]
-    return training_clips(videos, config, COCO17.mirror, rngs, persons)
+    return training_clips(videos, config, COCO17.mirror, rngs, persons)[:2]
 
 
 def one_by_one(clip, config, rng):

@@ -134,7 +134,7 @@ def test_every_batch_of_a_small_sorted_table_holds_every_class(tmp_path):
 def test_the_classes_of_a_table_sorted_by_them_come_almost_as_mixed_as_by_chance():
     # 60 classes of 640 clips, in row groups of 64: planning alone, no table is read.
     units = [
-        feed.Unit(f"{label}", "", group, np.arange(64), np.full(64, label))
+        feed.Unit(f"{label}", "", group, np.arange(64), np.full(64, label), np.full((64, 2), -1))
         for label in range(60)
         for group in range(10)
     ]
@@ -149,7 +149,8 @@ def test_the_classes_of_a_table_sorted_by_them_come_almost_as_mixed_as_by_chance
 
 
 def test_a_group_is_no_larger_than_told_however_small_the_row_groups_are():
-    units = [feed.Unit(f"{i}", "", 0, np.arange(2), np.zeros(2, int)) for i in range(5000)]
+    nowhere = np.full((2, 2), -1)
+    units = [feed.Unit(f"{i}", "", 0, np.arange(2), np.zeros(2, int), nowhere) for i in range(5000)]
     sizes = [
         sum(len(p.rows) for p in group.pieces)
         for group in training_groups(feed.Index(units, 1, "coco17", 0), seed=0, epoch=0)

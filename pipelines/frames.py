@@ -1,0 +1,123 @@
+"""Frames: keypoint table + videos -> JPEG pictures beside the table, by Ray Data tasks; the driver alone writes.
+
+A clip is one task and one row of `_frames/`. What is there is not made again, so a run that was killed loses what it
+had not written yet: `COMMIT_BYTES` of pictures at most.
+"""
+
+import datetime
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import ray
+
+from posec3d import table as tables
+from posec3d.frames import FRAMES, Crop, cut_frames, locate, to_row, write_frames
+from posec3d.video import VideoError
+
+COMMIT_BYTES = 2**27
+"""Pictures of so many bytes make a file."""
+
+_PLACE = pa.schema([("file", pa.string()), ("row_group", pa.int64()), ("row", pa.int64())])
+_RESULT = pa.schema([*FRAMES, ("video", pa.string()), ("error", pa.string()), ("seconds", pa.float64())])
+
+
+@dataclass
+class Progress:
+    """Counts of a run."""
+
+    clips: int = 0
+    failed: int = 0
+    pictures: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    """Spent by all tasks."""
+    errors: list[dict[str, str]] = field(default_factory=list)
+
+
+def missing(table: str) -> pa.Table:
+    """Where the clips without stored frames lie in the table: file, row_group, row."""
+    _, places = locate(table)
+    rows = []
+    for path in tables.data_files(table):
+        file = tables.open_file(path)
+        for group in range(file.num_row_groups):
+            ids = file.read_row_group(group, ["clip_id"])["clip_id"].to_pylist()
+            rows += [
+                {"file": path, "row_group": group, "row": row}
+                for row, clip_id in enumerate(ids)
+                if clip_id not in places
+            ]
+    return pa.Table.from_pylist(rows, _PLACE)
+
+
+def store(
+    table: str,
+    places: pa.Table,
+    *,
+    most: int,
+    crop: Crop,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> Progress:
+    """Make the frames of some clips of a table, and write them beside it.
+
+    Args:
+        table: URI.
+        places: from `missing`.
+        most: frames of a clip at most.
+        crop: around the clip's people, or whole frames.
+        on_progress: called with the running counts after each clip.
+    """
+
+    def cut(batch: pa.Table) -> pa.Table:
+        (place,) = batch.to_pylist()
+        group = tables.open_file(place["file"]).read_row_group(place["row_group"])
+        (clip,) = tables.arrow_to_clips(group.slice(place["row"], 1))
+        began, row = time.monotonic(), dict.fromkeys(_RESULT.names)
+        try:
+            row |= to_row(clip.clip_id, cut_frames(clip, most=most, crop=crop))
+        except Exception as error:  # one bad video must not stop a job
+            said = str(error) if isinstance(error, VideoError) else f"{type(error).__name__}: {error}"
+            row |= {"clip_id": clip.clip_id, "error": said}
+        row |= {"video": clip.video, "seconds": time.monotonic() - began}
+        return pa.Table.from_pylist([row], _RESULT)
+
+    progress = Progress()
+    waiting: list[dict[str, Any]] = []
+    held = 0
+
+    def commit() -> None:
+        nonlocal waiting, held
+        if waiting:
+            write_frames(waiting, table, uuid.uuid4().hex)
+        waiting, held = [], 0
+
+    blocks = ray.data.from_arrow([places.slice(i, 1000) for i in range(0, places.num_rows, 1000)])
+    results = blocks.repartition(target_num_rows_per_block=1, strict=True).map_batches(
+        cut, batch_size=1, batch_format="pyarrow"
+    )
+    try:
+        for block in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            for row in block.to_pylist():
+                progress.seconds += row["seconds"]
+                if row["error"] is not None:
+                    progress.failed += 1
+                    progress.errors.append({name: row[name] for name in ("clip_id", "video", "error")})
+                else:
+                    size = sum(map(len, row["images"]))
+                    progress.clips, progress.pictures = progress.clips + 1, progress.pictures + len(row["images"])
+                    progress.bytes, held = progress.bytes + size, held + size
+                    waiting.append({name: row[name] for name in FRAMES.names})
+                    if held >= COMMIT_BYTES:
+                        commit()
+            on_progress(progress)
+    finally:
+        commit()
+        if progress.errors:
+            now = datetime.datetime.now(datetime.UTC)
+            rows = [{**error, "stage": "frames", "attempts": 1, "time": now} for error in progress.errors]
+            tables.write_file(pa.Table.from_pylist(rows, tables.FAILURES), tables.failures_uri(table))
+    return progress
