@@ -47,20 +47,18 @@ EVERYWHERE = ((r"^(?!fc_)", "backbone."), (r"^fc_", "cls_head.fc_"))
 RESIDUAL = ((r"residual\.0\.", "residual.conv."), (r"residual\.1\.", "residual.bn."))
 FAMILIES: dict[type[nn.Module], Family] = {
     SlowOnly: Family(stem="backbone.conv1.conv.weight"),
+    C3D: Family(stem="backbone.conv1a.conv.weight"),
+    X3D: Family(((r"^conv1_s\.", "conv1_s.conv."),), stem="backbone.conv1_s.conv.weight"),
     RGBPoseSlowFast: Family(
-        # There, a connection is part of the pathway that it leads to, named after the stage beside the one it comes from.
-        tuple(
-            (rf"^{ours}\.{i}\.", f"{theirs}.")
-            for i in range(2)
-            for ours, theirs in (
-                ("pose_to_rgb", f"rgb_path.layer{i + 2}_lateral.conv"),
-                ("rgb_to_pose", f"pose_path.layer{i + 1}_lateral"),
-            )
+        # There a connection is part of the pathway it leads to.
+        (
+            (r"^pose_to_rgb\.0\.", "rgb_path.layer2_lateral.conv."),
+            (r"^pose_to_rgb\.1\.", "rgb_path.layer3_lateral.conv."),
+            (r"^rgb_to_pose\.0\.", "pose_path.layer1_lateral."),
+            (r"^rgb_to_pose\.1\.", "pose_path.layer2_lateral."),
         ),
         stem="backbone.pose_path.conv1.conv.weight",
     ),
-    C3D: Family(stem="backbone.conv1a.conv.weight"),
-    X3D: Family(((r"^conv1_s\.", "conv1_s.conv."),), stem="backbone.conv1_s.conv.weight"),
     STGCN: Family((*RESIDUAL, (r"(branches\.[0-3]\.3)\.", r"\1.conv."))),
     MSG3D: Family(
         (

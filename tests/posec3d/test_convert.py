@@ -114,7 +114,9 @@ def test_another_number_of_joints_is_said(light):
 def test_weights_of_no_model_here_say_so(light):
     message = "no model of posec3d.models.MODELS fits with its usual arguments"
     assert_refused(to_reference(create("msg3d", 5, persons=1)), message, "msg3d")
-    assert_refused({"weight": torch.ones(1)}, "without cls_head.fc_cls.weight there are no class scores")
+    assert_refused(
+        {"weight": torch.ones(1)}, "without cls_head.fc_cls.weight or cls_head.fc_rgb.weight there are no class scores"
+    )
 
 
 def test_a_model_without_published_weights_is_refused(light):
