@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn, optim
 
 from posec3d.config import TrainConfig
-from posec3d.models import GRAPH, create
+from posec3d.models import GRAPH, RGB, RGBPOSE, create
 from posec3d.skeletons import counterparts, skeleton
 from posec3d.storage import read_whole, write_whole
 
@@ -64,7 +64,8 @@ def build_model(config: TrainConfig, skeleton_name: str, num_classes: int) -> nn
             raise ValueError(f"{name} is made for a number of people: set clip.persons (2 as published)")
         return create(name, num_classes, skeleton=skeleton_name, dropout=config.model.dropout, **people)
     channels = len(body.joints) if config.heatmap.kind == "joint" else len(body.limbs)
-    model = create(name, num_classes, in_channels=channels, dropout=config.model.dropout)
+    looks_at = {} if name in RGB else {"in_channels": channels}
+    model = create(name, num_classes, dropout=config.model.dropout, **looks_at)
     return model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
 
@@ -91,15 +92,17 @@ def adapted(given: Checkpoint, config: TrainConfig, skeleton_name: str, labels: 
     model = build_model(config, skeleton_name, len(labels))
     weights = model.state_dict()
     same_joints = given.skeleton == skeleton_name and given.config.heatmap.kind == config.heatmap.kind
-    first = next(iter(weights))  # of a 3D-CNN its first convolution
+    same_joints |= config.model.name in RGB  # knows none
+    # The first convolution of what looks at volumes.
+    stem = "pose_path.conv1.conv.weight" if config.model.name in RGBPOSE else next(iter(weights))
     for key, new in weights.items():
         old = given.weights[key]
-        if key.startswith("fc_cls."):
+        if key.startswith("fc_"):
             if given.labels == labels:
                 new.copy_(old)
         elif same_joints and old.shape == new.shape:
             new.copy_(old)
-        elif config.model.name not in GRAPH and key == first:
+        elif config.model.name not in GRAPH and key == stem:
             for channel, sources in enumerate(_channels(given, config, skeleton_name)):
                 if sources:
                     new[:, channel] = old[:, list(sources)].mean(1)

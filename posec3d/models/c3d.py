@@ -28,7 +28,7 @@ class C3D(nn.Module):
         self.conv4b = ConvBN(8 * w, 8 * w, kernel)
         self.dropout = nn.Dropout(dropout)
         self.fc_cls = nn.Linear(8 * w, num_classes)
-        initialise(self, self.fc_cls)
+        initialise(self)
 
     def forward(self, volume: Tensor) -> Tensor:
         """Class scores of heatmap volumes.

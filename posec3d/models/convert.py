@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from posec3d.models import MODELS, create
 from posec3d.models.c3d import C3D
 from posec3d.models.msg3d import MSG3D
+from posec3d.models.rgbpose import RGBPoseSlowFast
 from posec3d.models.slowonly import SlowOnly
 from posec3d.models.stgcn import STGCN
 from posec3d.models.x3d import X3D
@@ -27,6 +28,7 @@ PYSKL_DEFAULT_LIMBS: Limbs = (
 `posec3d.skeletons.COCO17`; PYSKL's "joint" configs of NTU RGB+D 120 draw limbs too, and name none."""
 
 HEAD, MMACTION2_GRAPH_HEAD = "cls_head.fc_cls.", "cls_head.fc."
+TWO_HEADS = ("cls_head.fc_rgb.", "cls_head.fc_pose.")
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,16 @@ FAMILIES: dict[type[nn.Module], Family] = {
     SlowOnly: Family(stem="backbone.conv1.conv.weight"),
     C3D: Family(stem="backbone.conv1a.conv.weight"),
     X3D: Family(((r"^conv1_s\.", "conv1_s.conv."),), stem="backbone.conv1_s.conv.weight"),
+    RGBPoseSlowFast: Family(
+        # There a connection is part of the pathway it leads to.
+        (
+            (r"^pose_to_rgb\.0\.", "rgb_path.layer2_lateral.conv."),
+            (r"^pose_to_rgb\.1\.", "rgb_path.layer3_lateral.conv."),
+            (r"^rgb_to_pose\.0\.", "pose_path.layer1_lateral."),
+            (r"^rgb_to_pose\.1\.", "pose_path.layer2_lateral."),
+        ),
+        stem="backbone.pose_path.conv1.conv.weight",
+    ),
     STGCN: Family((*RESIDUAL, (r"(branches\.[0-3]\.3)\.", r"\1.conv."))),
     MSG3D: Family(
         (
@@ -95,7 +107,7 @@ def load_reference(
     Args:
         source: a .pth file (a path or any fsspec URI; nothing in it is run), or its state_dict. Prefixes that
             DistributedDataParallel and torch.compile put before names do not matter.
-        model: pose-slowonly, -346, -light, c3d-light, x3d-shallow, stgcn++ or msg3d, on any device.
+        model: one of `posec3d.models.MODELS`, with any arguments, on any device.
         limbs: of a limb model, in the checkpoint's order, where that is not the skeleton's (`PYSKL_DEFAULT_LIMBS`):
             the input channels are put in the skeleton's. A limb's direction plays no role but where it is shorter than
             a pixel. None: as they are. Joints or limbs, and in which order, is not written in a checkpoint.
@@ -255,11 +267,11 @@ def _shortly(what: str, names: list[str], most: int = 5) -> str:
 
 def _advice(given: dict[str, Tensor], wanted: dict[str, Tensor]) -> str:
     """Which published model has these names and shapes."""
-    head = f"{HEAD}weight"
-    if head not in given:
-        return f"without {head} there are no class scores; give the checkpoint of a whole model"
-    classes = len(given[head])
-    said = "" if len(wanted[head]) == classes else f"they tell {classes} classes apart, the model {len(wanted[head])}; "
+    heads = [f"{head}weight" for head in (HEAD, *TWO_HEADS)]
+    classes, asked = (next((len(held[head]) for head in heads if head in held), 0) for held in (given, wanted))
+    if not classes:
+        return f"without {' or '.join(heads[:2])} there are no class scores; give the checkpoint of a whole model"
+    said = "" if asked == classes else f"they tell {classes} classes apart, the model {asked}; "
     shapes = {name: tensor.shape for name, tensor in given.items()}
     for name, (kind, _) in MODELS.items():
         if kind in FAMILIES:

@@ -34,18 +34,19 @@ class ConvBN(nn.Module):
         return torch.relu_(x) if self.relu else x
 
 
-def initialise(model: nn.Module, classifier: nn.Linear, last_of_blocks: Iterable[ConvBN] = ()) -> None:
+def initialise(model: nn.Module, last_of_blocks: Iterable[ConvBN] = ()) -> None:
     """Give a model the weights it starts with, as published.
 
     Args:
-        model: its convolutions get He's normal distribution.
-        classifier: gets a normal distribution of standard deviation 0.01, and no bias.
+        model: its convolutions get He's normal distribution, its classifiers a normal distribution of standard
+            deviation 0.01, and no bias. (A transposed convolution keeps torch's own start, as published too.)
         last_of_blocks: last convolutions of residual blocks, which so start as the identity.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv3d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.01)
+            nn.init.zeros_(module.bias)
     for last in last_of_blocks:
         nn.init.zeros_(last.bn.weight)
-    nn.init.normal_(classifier.weight, std=0.01)
-    nn.init.zeros_(classifier.bias)

@@ -63,7 +63,7 @@ class X3D(nn.Module):
         self.conv5 = ConvBN(channels, int(EXPANSION * channels), (1, 1, 1))
         self.dropout = nn.Dropout(dropout)
         self.fc_cls = nn.Linear(int(EXPANSION * channels), num_classes)
-        initialise(self, self.fc_cls, [block.conv3 for block in self.modules() if isinstance(block, Block)])
+        initialise(self, [block.conv3 for block in self.modules() if isinstance(block, Block)])
 
     def forward(self, volume: Tensor) -> Tensor:
         """Class scores of heatmap volumes.

@@ -34,24 +34,45 @@ def conv_norm(key, *shape):
     return conv(f"{key}.conv", *shape) | norm(f"{key}.bn", shape[0])
 
 
-def head(width):
-    return conv("cls_head.fc_cls", CLASSES, width, bias=True)
+def head(width, key="fc_cls"):
+    return conv(f"cls_head.{key}", CLASSES, width, bias=True)
 
 
-def slowonly_shapes(blocks=(4, 6, 3), width=32):
-    shapes = conv_norm("backbone.conv1", width, 17, 1, 7, 7)
+def pathway_shapes(at, looks_at, blocks, width, inflated, joining):
+    shapes = conv_norm(f"{at}.conv1", width, looks_at, 1, 7, 7)
     given = width
     for stage, count in enumerate(blocks):
-        inner, frames = width * 2**stage, 3 if stage else 1
+        inner, frames = width * 2**stage, 3 if inflated[stage] else 1
+        given += joining[stage]
         for block in range(count):
-            key = f"backbone.layer{stage + 1}.{block}"
+            key = f"{at}.layer{stage + 1}.{block}"
             shapes |= conv_norm(f"{key}.conv1", inner, given, frames, 1, 1)
             shapes |= conv_norm(f"{key}.conv2", inner, inner, 1, 3, 3)
             shapes |= conv_norm(f"{key}.conv3", 4 * inner, inner, 1, 1, 1)
             if block == 0:
                 shapes |= conv_norm(f"{key}.downsample", 4 * inner, given, 1, 1, 1)
             given = 4 * inner
-    return shapes | head(given)
+    return shapes
+
+
+def slowonly_shapes(blocks=(4, 6, 3), width=32):
+    return pathway_shapes("backbone", 17, blocks, width, (0, 1, 1), (0, 0, 0)) | head(16 * width)
+
+
+def rgb_slowonly_shapes(blocks=(3, 4, 6, 3), width=64):
+    return pathway_shapes("backbone", 3, blocks, width, (0, 0, 1, 1), (0, 0, 0, 0)) | head(32 * width)
+
+
+def rgbpose_shapes(rgb_blocks=(3, 4, 6, 3), rgb_width=64, pose_width=32):
+    rgb, pose = rgb_width, pose_width
+    shapes = pathway_shapes("backbone.rgb_path", 3, rgb_blocks, rgb, (0, 0, 1, 1), (0, 0, 4 * pose, 8 * pose))
+    shapes |= pathway_shapes("backbone.pose_path", 17, (4, 6, 3), pose, (0, 1, 1), (0, 8 * rgb // 16, 16 * rgb // 16))
+    for stage in (1, 2):
+        of_pose, of_rgb = 2 * 2**stage * pose, 4 * 2**stage * rgb
+        shapes |= conv(f"backbone.rgb_path.layer{stage + 1}_lateral.conv", of_pose, of_pose, 7, 1, 1)
+        key = f"backbone.pose_path.layer{stage}_lateral"  # transposed: the input's channels come first
+        shapes |= conv(f"{key}.conv", of_rgb, of_rgb // 16, 7, 1, 1) | norm(f"{key}.bn", of_rgb // 16)
+    return shapes | head(32 * rgb, "fc_rgb") | head(16 * pose, "fc_pose")
 
 
 def c3d_shapes():
@@ -193,35 +214,114 @@ def batch_norm(w, key, x, eps):
     return (x - mean) / torch.sqrt(var + eps) * scale + shift
 
 
-def classify(w, features):
-    return features @ w["cls_head.fc_cls.weight"].T + w["cls_head.fc_cls.bias"]
+def classify(w, features, key="fc_cls"):
+    return features @ w[f"cls_head.{key}.weight"].T + w[f"cls_head.{key}.bias"]
 
 
 def same(kernel):
     return [k // 2 for k in kernel]
 
 
-def slowonly(
-    w, x, blocks=(4, 6, 3), *, TEMPORAL_STRIDES=(1, 1, 2), STEM_POOL="max", EPS=1e-5, STRIDE_IN="conv2", LAST_RELU=True
-):
-    def layer(key, x, stride=(1, 1, 1)):
-        kernel = w[f"{key}.conv.weight"]
-        return batch_norm(w, f"{key}.bn", F.conv3d(x, kernel, None, stride, same(kernel.shape[2:])), EPS)
+def same_conv_norm(w, key, x, stride, eps):
+    kernel = w[f"{key}.conv.weight"]
+    return batch_norm(w, f"{key}.bn", F.conv3d(x, kernel, None, stride, same(kernel.shape[2:])), eps)
 
-    x = layer("backbone.conv1", x).relu()
-    if STEM_POOL == "max":
-        x = F.max_pool3d(x, (1, 3, 3), 1, (0, 1, 1))
-    elif STEM_POOL == "avg":
-        x = F.avg_pool3d(x, (1, 3, 3), 1, (0, 1, 1))
-    for stage, count in enumerate(blocks):
-        for block in range(count):
-            key, one = f"backbone.layer{stage + 1}.{block}", (1, 1, 1)
-            stride = (TEMPORAL_STRIDES[stage], 2, 2) if block == 0 else one
-            y = layer(f"{key}.conv1", x, stride if STRIDE_IN == "conv1" else one).relu()
-            y = layer(f"{key}.conv2", y, stride if STRIDE_IN == "conv2" else one).relu()
-            y = layer(f"{key}.conv3", y) + (layer(f"{key}.downsample", x, stride) if block == 0 else x)
-            x = y.relu() if LAST_RELU else y
+
+def slow_stem(w, at, x, stride, pool, eps):
+    """`stride` of the convolution and of the pool."""
+    x = same_conv_norm(w, f"{at}.conv1", x, (1, stride[0], stride[0]), eps).relu()
+    kind = {"max": F.max_pool3d, "avg": F.avg_pool3d}.get(pool)
+    return kind(x, (1, 3, 3), (1, stride[1], stride[1]), (0, 1, 1)) if kind else x
+
+
+def slow_stage(w, key, x, stride, eps, stride_in="conv2", last_relu=True):
+    one, block = (1, 1, 1), 0
+    while f"{key}.{block}.conv1.conv.weight" in w:
+        at, s = f"{key}.{block}", one if block else stride
+        y = same_conv_norm(w, f"{at}.conv1", x, s if stride_in == "conv1" else one, eps).relu()
+        y = same_conv_norm(w, f"{at}.conv2", y, s if stride_in == "conv2" else one, eps).relu()
+        y = same_conv_norm(w, f"{at}.conv3", y, one, eps)
+        y = y + (x if block else same_conv_norm(w, f"{at}.downsample", x, s, eps))
+        x = y.relu() if last_relu else y
+        block += 1
+    return x
+
+
+def slowonly(
+    w,
+    x,
+    stem=(1, 1),
+    strides=(2, 2, 2),
+    *,
+    TEMPORAL_STRIDES=(1, 1, 2),
+    STEM_POOL="max",
+    EPS=1e-5,
+    STRIDE_IN="conv2",
+    LAST_RELU=True,
+):
+    x = slow_stem(w, "backbone", x, stem, STEM_POOL, EPS)
+    for i, (t, s) in enumerate(zip(TEMPORAL_STRIDES, strides, strict=True), 1):
+        x = slow_stage(w, f"backbone.layer{i}", x, (t, s, s), EPS, STRIDE_IN, LAST_RELU)
     return classify(w, x.mean((2, 3, 4)))
+
+
+def rgb_slowonly(w, x, *, STEM=(2, 2), STRIDES=(1, 2, 2, 2), TEMPORAL_STRIDES=(1, 1, 1, 1), **mistake):
+    return slowonly(w, x, STEM, STRIDES, TEMPORAL_STRIDES=TEMPORAL_STRIDES, **mistake)
+
+
+def rgbpose(
+    w,
+    inputs,
+    *,
+    EPS=1e-5,
+    STEM_POOL="max",
+    STRIDE_IN="conv2",
+    POSE_TEMPORAL_STRIDES=(1, 1, 1),
+    FIRST_FRAME=0,
+    OUTPUT_PADDING=3,
+    FLIPPED=False,
+    LATERALS_FIRST=False,
+    SOURCE="own",
+    TO_POSE_NORM=True,
+    TO_POSE_RELU=True,
+    TO_RGB_RELU=False,
+    DIRECTIONS=("rgb", "pose"),
+):
+    def stage(key, x, t, s):
+        return slow_stage(w, f"backbone.{key}", x, (t, s, s), EPS, STRIDE_IN)
+
+    def to_rgb(key, x):
+        y = F.conv3d(x, w[f"{key}.conv.weight"], None, 1, (3, 0, 0))[:, :, FIRST_FRAME::4]
+        return y.relu() if TO_RGB_RELU else y
+
+    def to_pose(key, x):
+        """Each frame adds its kernel to the seven frames around four times its number."""
+        kernel = w[f"{key}.conv.weight"]
+        kernel = kernel.flip(2) if FLIPPED else kernel
+        frames = x.shape[2]
+        y = x.new_zeros(len(x), kernel.shape[1], 4 * frames + 6, *x.shape[3:])
+        for i in range(frames):
+            y[:, :, 4 * i : 4 * i + 7] += torch.einsum("nchw,cdt->ndthw", x[:, :, i], kernel[..., 0, 0])
+        y = y[:, :, 3 : 4 * frames + OUTPUT_PADDING]
+        y = F.pad(y, (0, 0, 0, 0, 0, 4 * frames - y.shape[2]))
+        y = batch_norm(w, f"{key}.bn", y, EPS) if TO_POSE_NORM else y
+        return y.relu() if TO_POSE_RELU else y
+
+    def joined(own, given, direction):
+        given = given if direction in DIRECTIONS else torch.zeros_like(given)
+        return torch.cat((given, own) if LATERALS_FIRST else (own, given), 1)
+
+    rgb = slow_stem(w, "backbone.rgb_path", inputs[0], (2, 2), STEM_POOL, EPS)
+    pose = slow_stem(w, "backbone.pose_path", inputs[1], (1, 1), STEM_POOL, EPS)
+    rgb = stage("rgb_path.layer2", stage("rgb_path.layer1", rgb, 1, 1), 1, 2)
+    pose = stage("pose_path.layer1", pose, POSE_TEMPORAL_STRIDES[0], 2)
+    for i in (1, 2):
+        joined_rgb = joined(rgb, to_rgb(f"backbone.rgb_path.layer{i + 1}_lateral", pose), "rgb")
+        source = rgb if SOURCE == "own" else joined_rgb[:, -rgb.shape[1] :]
+        joined_pose = joined(pose, to_pose(f"backbone.pose_path.layer{i}_lateral", source), "pose")
+        rgb = stage(f"rgb_path.layer{i + 2}", joined_rgb, 1, 2)
+        pose = stage(f"pose_path.layer{i + 1}", joined_pose, POSE_TEMPORAL_STRIDES[i], 2)
+    return classify(w, rgb.mean((2, 3, 4)), "fc_rgb"), classify(w, pose.mean((2, 3, 4)), "fc_pose")
 
 
 def c3d(w, x, *, POOL="avg", POOL_FRAMES=1, EPS=1e-5, LAST_POOL=True):

@@ -12,6 +12,8 @@ from posec3d.skeletons import COCO17, skeleton
 
 JOINT = PRESETS["demo"][1]
 LIMB = dataclasses.replace(JOINT, heatmap=HeatmapConfig(kind="limb"))
+RGB = dataclasses.replace(JOINT, model=ModelConfig(name="rgb-slowonly-light"))
+RGBPOSE = dataclasses.replace(JOINT, model=ModelConfig(name="rgbpose-slowfast-light"))
 GRAPH = TrainConfig(model=ModelConfig(name="msg3d"), clip=ClipConfig(space="frame", persons=2))
 
 
@@ -28,7 +30,7 @@ def anew(given, config, body, labels):
     return {k for k, v in weights.items() if v.shape != given.weights[k].shape or not torch.equal(v, given.weights[k])}
 
 
-@pytest.mark.parametrize("config", [JOINT, LIMB, GRAPH])
+@pytest.mark.parametrize("config", [JOINT, LIMB, GRAPH, RGB, RGBPOSE])
 def test_with_the_same_classes_and_joints_all_is_carried_over(config):
     assert anew(made(config), config, "coco17", ("a", "b")) == set()
 
@@ -68,6 +70,16 @@ def test_a_limbs_channel_goes_to_its_counterpart():
 def test_from_joints_to_limbs_the_first_convolution_starts_anew():
     given = made(JOINT)
     assert anew(given, LIMB, "coco17", ("a", "b")) == {"conv1.conv.weight"}
+
+
+def test_rgb_knows_no_joints_and_the_pose_pathway_does():
+    stem = "pose_path.conv1.conv.weight"
+    assert anew(made(RGB), RGB, "penn13", ("a", "b")) == set()
+    assert anew(made(RGBPOSE), RGBPOSE, "penn13", ("a", "b")) == {stem}
+    limbs = dataclasses.replace(RGBPOSE, heatmap=LIMB.heatmap)
+    assert anew(made(RGBPOSE), limbs, "coco17", ("a", "b")) == {stem}
+    heads = {"fc_rgb.weight", "fc_rgb.bias", "fc_pose.weight", "fc_pose.bias"}
+    assert anew(made(RGBPOSE), RGBPOSE, "coco17", ("a", "b", "c")) == heads
 
 
 def test_graphs_start_anew_and_what_is_learned_of_features_does_not():

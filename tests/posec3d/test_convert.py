@@ -96,6 +96,10 @@ def test_a_tensor_of_another_shape_is_named_with_both(light):
         ("pose-slowonly", "pose-slowonly-light", "'pose-slowonly', 5, in_channels=17"),
         ("x3d-shallow", "c3d-light", "'x3d-shallow', 5, in_channels=17"),
         ("msg3d", "stgcn++", "'msg3d', 5"),
+        ("rgb-slowonly-light", "pose-slowonly", "'rgb-slowonly-light', 5, in_channels=3"),
+        ("rgbpose-slowfast-light", "rgbpose-slowfast", "'rgbpose-slowfast-light', 5, in_channels=17"),
+        ("rgbpose-slowfast-light", "pose-slowonly", "'rgbpose-slowfast-light', 5, in_channels=17"),
+        ("pose-slowonly", "rgbpose-slowfast-light", "'pose-slowonly', 5, in_channels=17"),
     ],
 )
 def test_weights_of_another_model_say_which(theirs, name, call):
@@ -107,6 +111,21 @@ def test_another_number_of_classes_is_said(light):
     assert_refused(light, message, classes=60)
 
 
+def test_two_heads_tell_the_number_of_classes_too():
+    weights = to_reference(create("rgbpose-slowfast-light", 5))
+    message = r"they tell 5 classes apart, the model 60; they fit .*'rgbpose-slowfast-light', 5, in_channels=17\)"
+    assert_refused(weights, message, "rgbpose-slowfast-light", classes=60)
+
+
+def test_a_direction_of_lateral_connections_is_left_over_or_missing():
+    one = create("rgbpose-slowfast-light", 5, lateral="rgb-to-pose")
+    both = to_reference(create("rgbpose-slowfast-light", 5))
+    load_reference(to_reference(one), create("rgbpose-slowfast-light", 5, lateral="rgb-to-pose"))
+    assert_refused(both, r"2 left over: backbone\.rgb_path\.layer2_lateral\.conv\.weight; .*layer3_lateral",
+                   "rgbpose-slowfast-light", lateral="rgb-to-pose")  # fmt: skip
+    assert_refused(to_reference(one), r"2 missing: backbone\.rgb_path\.layer2_lateral", "rgbpose-slowfast-light")
+
+
 def test_another_number_of_joints_is_said(light):
     assert_refused(light, r"they fit .*'pose-slowonly-light', 5, in_channels=17\)", in_channels=25)
 
@@ -114,7 +133,9 @@ def test_another_number_of_joints_is_said(light):
 def test_weights_of_no_model_here_say_so(light):
     message = "no model of posec3d.models.MODELS fits with its usual arguments"
     assert_refused(to_reference(create("msg3d", 5, persons=1)), message, "msg3d")
-    assert_refused({"weight": torch.ones(1)}, "without cls_head.fc_cls.weight there are no class scores")
+    assert_refused(
+        {"weight": torch.ones(1)}, "without cls_head.fc_cls.weight or cls_head.fc_rgb.weight there are no class scores"
+    )
 
 
 def test_a_model_without_published_weights_is_refused(light):
@@ -217,6 +238,17 @@ def test_a_model_of_limbs_in_another_order_says_the_same_of_the_skeletons_limbs(
     assert not torch.allclose(as_it_is(draw(COCO17.limbs)), wanted, rtol=1e-3)  # or the order would not matter
     back = to_reference(reordered, limbs=PYSKL_DEFAULT_LIMBS)
     assert all(tensor.equal(back[key]) for key, tensor in weights.items())
+
+
+def test_the_limbs_of_the_pose_pathway_are_put_in_order_too():
+    model, stem = randomised("rgbpose-slowfast-light"), "backbone.pose_path.conv1.conv.weight"
+    weights, reordered = to_reference(model), create("rgbpose-slowfast-light", 5)
+    report = load_reference(weights, reordered, limbs=PYSKL_DEFAULT_LIMBS)
+    assert "pose_path.conv1.conv.weight" in report.notes[0]
+    back = to_reference(reordered)
+    assert [name for name, tensor in weights.items() if not tensor.equal(back[name])] == [stem]
+    place = PYSKL_DEFAULT_LIMBS.index((0, 5))  # the skeleton's first
+    assert back[stem][:, 0].equal(weights[stem][:, place])
 
 
 @pytest.mark.parametrize(

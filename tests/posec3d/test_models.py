@@ -12,6 +12,13 @@ def parameters(model):
     return sum(p.numel() for p in model.parameters())
 
 
+def gmacs_of(model, x):
+    """Billions of multiplications; published to three places."""
+    with FlopCounterMode(display=False) as counter:
+        model(x)
+    return counter.get_total_flops() / 2e9
+
+
 @pytest.mark.parametrize(
     ("name", "classes", "wanted"),
     [
@@ -25,6 +32,9 @@ def parameters(model):
         ("pose-slowonly-346", 99, 3_054_147),
         ("pose-slowonly-346", 120, 3_064_920),
         ("pose-slowonly-346", 400, 3_208_560),
+        ("pose-pathway", 60, 2_024_860),
+        ("rgb-slowonly", 60, 31_757_436),
+        ("rgbpose-slowfast", 60, 36_147_928),
         ("c3d-light", 60, 3_404_892),
         ("x3d-shallow", 60, 254_508),
     ],
@@ -43,6 +53,8 @@ def test_parameter_counts_are_the_published_ones(name, classes, wanted):
         ("pose-slowonly-light", (48, 56, 56), 4.911),
         ("pose-slowonly-346", (48, 56, 56), 14.494),
         ("pose-slowonly-346", (48, 64, 64), 18.931),
+        ("pose-pathway", (48, 56, 56), 16.999),
+        ("pose-pathway", (32, 56, 56), 11.333),
         ("c3d-light", (48, 56, 56), 16.777),
         ("c3d-light", (48, 48, 48), 12.326),
         ("x3d-shallow", (48, 56, 56), 0.569),
@@ -51,10 +63,48 @@ def test_parameter_counts_are_the_published_ones(name, classes, wanted):
 )
 def test_multiplications_are_the_published_ones(name, shape, gmacs):
     with torch.device("meta"):
-        model, volume = create(name, 60), torch.empty(1, 17, *shape)
-        with FlopCounterMode(display=False) as counter:
-            model(volume)
-    assert counter.get_total_flops() / 2e9 == pytest.approx(gmacs, abs=5.1e-4)  # published to three places
+        assert gmacs_of(create(name, 60), torch.empty(1, 17, *shape)) == pytest.approx(gmacs, abs=5.1e-4)
+
+
+@pytest.mark.parametrize(
+    ("frames", "volume", "gmacs"),
+    [
+        ((8, 224, 224), None, 41.740),
+        ((8, 224, 224), (32, 56, 56), 58.005),
+        ((8, 256, 256), (32, 64, 64), 75.762),
+    ],
+)
+def test_multiplications_of_rgb_are_the_published_ones(frames, volume, gmacs):
+    with torch.device("meta"):
+        if volume is None:
+            found = gmacs_of(create("rgb-slowonly", 60), torch.empty(1, 3, *frames))
+        else:
+            batch = torch.empty(1, 3, *frames), torch.empty(1, 17, *volume)
+            found = gmacs_of(create("rgbpose-slowfast", 60), batch)
+    assert found == pytest.approx(gmacs, abs=5.1e-4)
+
+
+def test_the_light_ones_are_for_two_cores():
+    """As docs/models.md and `create` say."""
+    with torch.device("meta"):
+        frames, volume = torch.empty(1, 3, 8, 112, 112), torch.empty(1, 17, 32, 28, 28)
+        for name, x, size, gmacs in (
+            ("rgb-slowonly-light", frames, 1_155_724, 0.436),
+            ("pose-pathway-light", volume, 523_756, 0.910),
+            ("rgbpose-slowfast-light", (frames, volume), 2_011_048, 1.526),
+        ):
+            model = create(name, 60)
+            assert parameters(model) == size and gmacs_of(model, x) == pytest.approx(gmacs, abs=5.1e-4)
+
+
+def output_shapes(model, parts):
+    """Filled as the model runs: name of a part -> shape of its output, without N."""
+    shapes = {}
+    for part in parts:
+        model.get_submodule(part).register_forward_hook(
+            lambda _m, _i, o, n=part: shapes.update({n: tuple(o.shape[1:])})
+        )
+    return shapes
 
 
 @pytest.mark.parametrize(
@@ -85,12 +135,29 @@ def test_multiplications_are_the_published_ones(name, shape, gmacs):
 )
 def test_feature_shapes_are_those_of_the_paper(name, wanted):
     model = create(name, 60).to("meta")
-    shapes = {}
-    for part in wanted:
-        model.get_submodule(part).register_forward_hook(
-            lambda _m, _i, o, n=part: shapes.update({n: tuple(o.shape[1:])})
-        )
+    shapes = output_shapes(model, wanted)
     assert model(torch.empty(1, 17, 48, 56, 56, device="meta")).shape == (1, 60)
+    assert shapes == wanted
+
+
+def test_rgb_feature_shapes_are_those_of_the_published_network():
+    model = create("rgbpose-slowfast", 60).to("meta")
+    wanted = {
+        "rgb_path.pool": (64, 8, 56, 56),
+        "rgb_path.layer1": (256, 8, 56, 56),
+        "rgb_path.layer2": (512, 8, 28, 28),
+        "rgb_path.layer3": (1024, 8, 14, 14),
+        "rgb_path.layer4": (2048, 8, 7, 7),
+        "pose_path.layer1": (128, 32, 28, 28),
+        "pose_path.layer2": (256, 32, 14, 14),
+        "pose_path.layer3": (512, 32, 7, 7),
+        "pose_to_rgb.0": (128, 8, 28, 28),
+        "pose_to_rgb.1": (256, 8, 14, 14),
+        "rgb_to_pose.0": (32, 32, 28, 28),
+        "rgb_to_pose.1": (64, 32, 14, 14),
+    }
+    shapes = output_shapes(model, wanted)
+    model((torch.empty(1, 3, 8, 224, 224, device="meta"), torch.empty(1, 17, 32, 56, 56, device="meta")))
     assert shapes == wanted
 
 
