@@ -141,7 +141,8 @@ def _scores(
     parts = []
     for data, model in zip(files, models, strict=True):
         three_d = model.config.clip.space == "body"
-        chosen = index(job.table, split, people=False, skeleton=model.skeleton, three_d=three_d)
+        rgb = model.config.clip.rgb_length > 0
+        chosen = index(job.table, split, people=False, skeleton=model.skeleton, three_d=three_d, rgb=rgb)
         spare = int(ray.cluster_resources().get("CPU", 0)) - 1
         actors = job.actors or max(1, min(spare, extract.default_actors(), -(-chosen.clips // predict.BATCH)))
         _job.require(actors, "copies of a model")

@@ -47,9 +47,9 @@ class Train:
     """Disk of each machine for copies of a remote table's files, each fetched once; larger tables stay there."""
     skeleton: str | None = None
     """Give all clips the joints of this skeleton, as far as they have them; None is the table's own."""
-    init: str | None = None
+    init: tuple[str, ...] = ()
     """Run or checkpoint of the same model whose weights to start from; what is about other classes or other joints
-    starts anew."""
+    starts anew. For rgbpose-slowfast also two: of an rgb-slowonly, and of a pose-pathway."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
 
 
@@ -126,11 +126,12 @@ def prepare(job: Train) -> _trainer.Run:
     _job.require_splits(job.table, found, job.train_split, job.val_split)
     if job.workers < 1 or config.batch % job.workers:
         raise _job.UsageError(f"batch {config.batch} cannot be shared out among {job.workers} workers evenly")
-    if config.clip.space != "volume" and job.render == "worker":
-        raise _job.UsageError(f"--render worker draws volumes, and {config.model.name} takes none")
+    if (config.clip.space != "volume" or config.clip.rgb_length) and job.render == "worker":
+        raise _job.UsageError(f"--render worker draws volumes, and {config.model.name} takes none, or not only")
     three_d = config.clip.space == "body"
     try:
-        common: dict[str, Any] = {"skeleton": job.skeleton, "three_d": three_d, "cache_gb": job.cache_gb}
+        rgb = config.clip.rgb_length > 0
+        common: dict[str, Any] = {"skeleton": job.skeleton, "three_d": three_d, "rgb": rgb, "cache_gb": job.cache_gb}
         train = index(job.table, job.train_split, **common)
         val = None if job.val_split is None else index(job.table, job.val_split, people=False, **common)
     except ValueError as error:
@@ -157,7 +158,7 @@ def prepare(job: Train) -> _trainer.Run:
         val=val,
         labels=labels,
         skeleton=train.skeleton,
-        init=None if job.init is None else _initial_weights(job.init, config, train.skeleton, labels),
+        init=_initial_weights(job.init, config, train.skeleton, labels) if job.init else None,
         out=job.out,
         workers=job.workers,
         use_gpu=job.use_gpu,
@@ -165,13 +166,18 @@ def prepare(job: Train) -> _trainer.Run:
     )
 
 
-def _initial_weights(uri: str, config: TrainConfig, skeleton: str, labels: tuple[str, ...]) -> dict[str, torch.Tensor]:
+def _initial_weights(
+    runs: tuple[str, ...], config: TrainConfig, skeleton: str, labels: tuple[str, ...]
+) -> dict[str, torch.Tensor]:
     """Weights to start from; what starts anew is of the config's seed."""
     torch.manual_seed(config.seed)
     try:
-        return checkpoints.adapted(checkpoints.load(uri), config, skeleton, labels)
+        given = [checkpoints.load(uri) for uri in runs]
+        if len(given) == 1:
+            return checkpoints.adapted(given[0], config, skeleton, labels)
+        return checkpoints.merged(given, config, skeleton, labels)
     except (FileNotFoundError, ValueError) as error:
-        raise _job.UsageError(f"--init {uri}: {error}") from error
+        raise _job.UsageError(f"--init {' '.join(runs)}: {error}") from error
 
 
 def _same_config(job: Train, plan: _trainer.Run) -> None:

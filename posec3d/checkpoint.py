@@ -5,6 +5,7 @@ the training had come. One file is written whole or not at all, locally and to a
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn, optim
 
 from posec3d.config import TrainConfig
-from posec3d.models import GRAPH, RGB, RGBPOSE, create
+from posec3d.models import GRAPH, RGB, RGBPOSE, create, rgbpose
 from posec3d.skeletons import counterparts, skeleton
 from posec3d.storage import read_whole, write_whole
 
@@ -55,6 +56,9 @@ def build_model(config: TrainConfig, skeleton_name: str, num_classes: int) -> nn
         ValueError: no model of that name, or one that does not take what config.clip makes.
     """
     body, name, clip = skeleton(skeleton_name), config.model.name, config.clip
+    if (name in RGB + RGBPOSE) != (clip.rgb_length > 0):
+        wanted = "clip.rgb_length > 0 (8 as published)" if name in RGB + RGBPOSE else "clip.rgb_length 0"
+        raise ValueError(f"{name} wants {wanted}, got {clip.rgb_length}")
     if (name in GRAPH) != (clip.space != "volume"):
         wanted = "frame or body" if name in GRAPH else "volume"
         raise ValueError(f"{name} wants clip.space {wanted}, got {clip.space}; start from a preset of that model")
@@ -63,9 +67,14 @@ def build_model(config: TrainConfig, skeleton_name: str, num_classes: int) -> nn
         if None in people.values():
             raise ValueError(f"{name} is made for a number of people: set clip.persons (2 as published)")
         return create(name, num_classes, skeleton=skeleton_name, dropout=config.model.dropout, **people)
-    channels = len(body.joints) if config.heatmap.kind == "joint" else len(body.limbs)
-    looks_at = {} if name in RGB else {"in_channels": channels}
-    model = create(name, num_classes, dropout=config.model.dropout, **looks_at)
+    arguments: dict[str, Any] = {"dropout": config.model.dropout}
+    if name not in RGB:
+        arguments["in_channels"] = len(body.joints) if config.heatmap.kind == "joint" else len(body.limbs)
+    if name in RGBPOSE:
+        options = ("lateral", "rgb_detach", "pose_detach", "rgb_drop_path", "pose_drop_path")
+        arguments |= {option: getattr(config.model, option) for option in options}
+        arguments["frame_ratio"] = clip.length // clip.rgb_length
+    model = create(name, num_classes, **arguments)
     return model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
 
@@ -91,6 +100,10 @@ def adapted(given: Checkpoint, config: TrainConfig, skeleton_name: str, labels: 
         raise ValueError(f"the weights are those of a {given.config.model.name}, this run is a {config.model.name}")
     model = build_model(config, skeleton_name, len(labels))
     weights = model.state_dict()
+    if weights.keys() != given.weights.keys():
+        raise ValueError(
+            f"the weights are of model.lateral {given.config.model.lateral}, this run has {config.model.lateral}"
+        )
     same_joints = given.skeleton == skeleton_name and given.config.heatmap.kind == config.heatmap.kind
     same_joints |= config.model.name in RGB  # knows none
     # The first convolution of what looks at volumes.
@@ -109,6 +122,29 @@ def adapted(given: Checkpoint, config: TrainConfig, skeleton_name: str, labels: 
         elif config.model.name not in GRAPH or not _knows_joints(key):
             new.copy_(old)
     return weights
+
+
+def merged(
+    halves: Sequence[Checkpoint], config: TrainConfig, skeleton_name: str, labels: tuple[str, ...]
+) -> dict[str, Tensor]:
+    """Weights of an rgbpose-slowfast to go on from: those of an RGB and of a pose network, see `rgbpose.merged`.
+
+    Raises:
+        ValueError: not two, of other models, classes or joints.
+    """
+    if len(halves) != 2 or config.model.name not in RGBPOSE:
+        raise ValueError(f"got {len(halves)} runs; {' and '.join(RGBPOSE)} take two, all other models one")
+    model = build_model(config, skeleton_name, len(labels))
+    rgb, pose = (half.weights for half in halves)
+    for half in halves:
+        if half.labels != labels:
+            raise ValueError(f"the {half.config.model.name} knows other classes than the table")
+    if (halves[1].skeleton, halves[1].config.heatmap.kind) != (skeleton_name, config.heatmap.kind):
+        raise ValueError(
+            f"the {halves[1].config.model.name} looks at {halves[1].config.heatmap.kind}s of {halves[1].skeleton}, "
+            f"this run at {config.heatmap.kind}s of {skeleton_name}"
+        )
+    return rgbpose.merged(rgb, pose, model)  # type: ignore[arg-type]
 
 
 def _knows_joints(key: str) -> bool:

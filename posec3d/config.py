@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from posec3d.clips import ClipConfig
+from posec3d.models.rgbpose import Lateral
 
 FORBID_UNKNOWN: dict[str, Any] = {"extra": "forbid"}
 
@@ -39,16 +40,30 @@ class ModelConfig:
     """A name that posec3d.models.create knows."""
     dropout: float = 0.5
     """Before the classifier."""
+    lateral: Lateral = "both"
+    """Connections between the pathways of rgbpose-slowfast."""
+    rgb_detach: bool = False
+    """The loss of its RGB pathway does not train the pose pathway."""
+    pose_detach: bool = False
+    """The loss of its pose pathway does not train the RGB pathway."""
+    rgb_drop_path: float = 0.0
+    """Probability in training that the RGB pathway is given no pose features."""
+    pose_drop_path: float = 0.0
+    """Probability in training that the pose pathway is given no RGB features."""
+    fusion: tuple[float, float] = (1.0, 1.0)
+    """Weights of its RGB and pose probabilities, which are averaged."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
         if not 0 <= self.dropout < 1:
             raise ValueError(f"model.dropout must be in [0, 1), got {self.dropout}")
+        if min(self.fusion) < 0 or not sum(self.fusion):
+            raise ValueError(f"model.fusion must be two weights >= 0, one of them positive, got {self.fusion}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """How it learns: warm-up, then a cosine to zero over all steps."""
+    """How it learns: warm-up, then a cosine to zero over all steps, or steps down."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
 
@@ -66,10 +81,16 @@ class OptimConfig:
     """Largest L2 norm of the gradient; None lets it be."""
     warmup: float = 0.0
     """Share of all steps with a linearly rising learning rate."""
+    drops: tuple[float, ...] = ()
+    """Shares of all steps after which the learning rate falls to a tenth, in place of the cosine."""
     label_smoothing: float = 0.0
     """Probability mass spread over all classes in the loss."""
     class_weight: float = 0.0
     """Exponent p of the weights n^-p of classes with n clips in the loss: 0 all alike, 1 each class the same in sum."""
+    heads: tuple[float, float] = (1.0, 1.0)
+    """Weights of the RGB and the pose loss of rgbpose-slowfast."""
+    joint_loss: bool = False
+    """One loss, of the mean of both scores, in place of two; to compare."""
     mixup: float = 0.0
     """Mix every sample with another, with shares of a Beta distribution of these parameters; 0 mixes none."""
 
@@ -79,6 +100,8 @@ class OptimConfig:
             raise ValueError(f"optim.lr must be positive, got {self.lr}")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"optim.warmup must be in [0, 1), got {self.warmup}")
+        if not all(0 < share < 1 for share in self.drops):
+            raise ValueError(f"optim.drops must be in (0, 1), got {self.drops}")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"optim.label_smoothing must be in [0, 1), got {self.label_smoothing}")
         if self.mixup < 0 or not 0 <= self.class_weight <= 1:
@@ -139,6 +162,11 @@ GRAPH = TrainConfig(
     batch=128,
 )
 
+TWO_LIGHT = ClipConfig(rgb_length=4, length=16, size=28, test_size=32)
+RGB_LIGHT = dataclasses.replace(
+    SMALL, model=ModelConfig(name="rgb-slowonly-light"), clip=TWO_LIGHT, epochs=12, repeat=10, batch=8
+)
+
 PRESETS: dict[str, tuple[str, TrainConfig]] = {
     "demo": (
         "Synthetic actors, minutes on 2 cores.",
@@ -155,4 +183,52 @@ PRESETS: dict[str, tuple[str, TrainConfig]] = {
     "ntu60-limb": ("The same, limbs.", TrainConfig(heatmap=HeatmapConfig(kind="limb"))),
     "ntu60-stgcn++": ("ST-GCN++ on NTU RGB+D 60 as PYSKL trains it: 16 epochs of 5 repeats, batch 128.", GRAPH),
     "ntu60-msg3d": ("MS-G3D, the same way.", dataclasses.replace(GRAPH, model=ModelConfig(name="msg3d", dropout=0))),
+    "rgb": (
+        "RGB frames alone, as PYSKL trains them on NTU RGB+D 60: 18 epochs of 10 repeats, batch 96.",
+        TrainConfig(
+            model=ModelConfig(name="rgb-slowonly"),
+            clip=ClipConfig(rgb_length=8, length=32, test_size=56),
+            optim=OptimConfig(lr=0.15, weight_decay=1e-4),
+            epochs=18,
+            batch=96,
+        ),
+    ),
+    "pose-pathway": (
+        "Pose half of rgbpose by itself, the same way: batch 128.",
+        TrainConfig(
+            model=ModelConfig(name="pose-pathway"),
+            clip=ClipConfig(length=32),
+            optim=OptimConfig(lr=0.2),
+            epochs=18,
+            batch=128,
+        ),
+    ),
+    "rgbpose": (
+        "RGBPose-SlowFast from a run of each (--init RGB POSE): 20 epochs, batch 48.",
+        TrainConfig(
+            model=ModelConfig(name="rgbpose-slowfast"),
+            clip=ClipConfig(rgb_length=8, length=32),
+            heatmap=HeatmapConfig(sigma=0.7),
+            optim=OptimConfig(lr=0.0075, weight_decay=1e-4, drops=(0.6, 0.8)),
+            epochs=20,
+            repeat=1,
+            batch=48,
+        ),
+    ),
+    "rgb-light": ("The same three on 2 cores, 4 frames of 112 pixels.", RGB_LIGHT),
+    "pose-pathway-light": (
+        "And 16 of poses.",
+        dataclasses.replace(
+            RGB_LIGHT, model=ModelConfig(name="pose-pathway-light"), clip=dataclasses.replace(TWO_LIGHT, rgb_length=0)
+        ),
+    ),
+    "rgbpose-light": (
+        "Both, from a run of each (--init RGB POSE).",
+        dataclasses.replace(
+            RGB_LIGHT,
+            model=ModelConfig(name="rgbpose-slowfast-light"),
+            optim=dataclasses.replace(SMALL.optim, lr=3e-4),
+            epochs=6,
+        ),
+    ),
 }

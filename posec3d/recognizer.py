@@ -13,7 +13,7 @@ import torch
 from posec3d import checkpoint as checkpoints
 from posec3d import streams, training
 from posec3d.checkpoint import Checkpoint
-from posec3d.clips import flip, testing_clips
+from posec3d.clips import RGB_SCALE, flip, testing_clips, testing_place
 from posec3d.skeletons import skeleton
 from posec3d.table import Clip, with_skeleton
 
@@ -116,7 +116,11 @@ class Recognizer:
         if "people" in view:
             return {"people": streams.flipped(view["people"], self.skeleton)}
         xy, score = flip(view["xy"], view["score"], self.config.clip.test_size, self.skeleton.mirror)
-        return {"xy": xy, "score": score}
+        mirrored = {"xy": xy, "score": score}
+        if "rgb" in view:  # a heatmap pixel's centre stays on that of the pixel it lies on
+            mirrored["rgb"] = np.zeros_like(view["rgb"])
+            mirrored["rgb"][..., : 1 - RGB_SCALE, :] = view["rgb"][..., -RGB_SCALE::-1, :]
+        return mirrored
 
     @overload
     def predict(self, source: str | Path | Clip, *, clips: int = 10, flipped: bool = False) -> Result: ...
@@ -143,7 +147,7 @@ class Recognizer:
 
         Raises:
             VideoError: a video that cannot be read.
-            ValueError: a 3D model, and a clip without keypoints_3d.
+            ValueError: a 3D model, and a clip without keypoints_3d; one that sees RGB, and a clip without a video.
         """
         if isinstance(source, str | Path):
             return self._predict(self._poses(str(source)), clips, flipped)
@@ -159,6 +163,12 @@ class Recognizer:
         else:
             xy, score = testing_clips(seen.keypoints, seen.scores, (clip.height, clip.width), config, clips)
             samples = {"xy": xy, "score": score}
+            if config.rgb_length:
+                from posec3d.frames import rgb_clips
+
+                place = testing_place(seen.keypoints, seen.scores, (clip.height, clip.width), config, clips)
+                side = RGB_SCALE * config.test_size
+                samples["rgb"] = rgb_clips(clip, None, RGB_SCALE * place, side, config.rgb_length, num_clips=clips)
             first, known = torch.as_tensor(xy[:1]), torch.as_tensor(score[:1])
             volume = training.draw(first, known, config.test_size, self.config.heatmap, self.skeleton)[0].numpy()
         scores = self.scores({name: array[None] for name, array in samples.items()}, flipped=flipped)[0]

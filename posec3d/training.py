@@ -17,14 +17,18 @@ from torch import Tensor, nn
 from posec3d import metrics
 from posec3d.config import HeatmapConfig, OptimConfig, TrainConfig
 from posec3d.heatmaps import joint_volumes, limb_volumes
+from posec3d.models import RGB, RGBPOSE, rgbpose
 from posec3d.skeletons import Skeleton
 
 Batch = Mapping[str, Any]
 """Arrays or tensors by name: `label` (N,), and `xy` (N, M, T, V, 2) in heatmap pixels and `score` (N, M, T, V), or
-`volume` (N, C, T, H, W) uint8, 255 = 1, or `people` (N, M, T, V, C)."""
+`volume` (N, C, T, H, W) uint8, 255 = 1, or `people` (N, M, T, V, C); `rgb` (N, R, H, W, 3) uint8."""
 
-INPUTS = ("xy", "score", "volume", "people")
+INPUTS = ("xy", "score", "volume", "people", "rgb")
 """Names of what a model, or what draws for it, looks at."""
+
+_MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+"""Of R, G, B in ImageNet, as published."""
 
 
 def draw(
@@ -47,10 +51,25 @@ def draw(
     return limb_volumes(xy, score, skeleton.limbs, (size, size), sigma=heatmap.sigma, out=out, threads=threads)
 
 
-def _input(batch: Batch, size: int, config: TrainConfig, skeleton: Skeleton, device: torch.device | str) -> Tensor:
-    """What the model takes: people as they are, or a volume, drawn on the device unless somebody drew it before."""
+def _inputs(
+    batch: Batch, size: int, config: TrainConfig, skeleton: Skeleton, device: torch.device | str
+) -> tuple[Tensor, ...]:
+    """What the model takes: people as they are, RGB frames normalised, a volume, or the latter two."""
     if "people" in batch:
-        return torch.as_tensor(batch["people"]).to(device)
+        return (torch.as_tensor(batch["people"]).to(device),)
+    rgb = (_normalised(batch["rgb"], device),) if config.model.name in RGB + RGBPOSE else ()
+    return rgb if config.model.name in RGB else (*rgb, _volume(batch, size, config, skeleton, device))
+
+
+def _normalised(rgb: Any, device: torch.device | str) -> Tensor:
+    """RGB frames (N, R, H, W, 3) uint8 as (N, 3, R, H, W), in the memory layout they have: channels last."""
+    frames = torch.as_tensor(rgb).to(device).float()
+    mean, std = (torch.tensor(values, device=device) for values in (_MEAN, _STD))
+    return ((frames - mean) / std).permute(0, 4, 1, 2, 3)
+
+
+def _volume(batch: Batch, size: int, config: TrainConfig, skeleton: Skeleton, device: torch.device | str) -> Tensor:
+    """The volume of a batch, drawn on the device unless somebody drew it before."""
     if "volume" in batch:
         volume = torch.as_tensor(batch["volume"]).to(device).float() / 255
         return volume.contiguous(memory_format=torch.channels_last_3d)
@@ -89,10 +108,12 @@ def class_weights(labels: np.ndarray, num_classes: int, exponent: float) -> np.n
 
 
 def learning_rate(config: OptimConfig, step: int, total: int) -> float:
-    """Of step 0 .. total - 1: a linear rise over the warm-up's share, then a cosine from the peak to zero."""
+    """Of step 0 .. total - 1: a linear rise over the warm-up's share, then a cosine from the peak to zero, or drops."""
     warm = round(config.warmup * total)
     if step < warm:
         return config.lr * (step + 1) / warm
+    if config.drops:
+        return config.lr * 0.1 ** sum(step >= share * total for share in config.drops)
     return config.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(total - warm, 1)))
 
 
@@ -205,10 +226,13 @@ def fit(
         RuntimeError: the feed ended early, or the loss is not finite.
     """
     trained = wrap(model)
-    criterion = nn.CrossEntropyLoss(
-        None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32, device=device),
-        label_smoothing=config.optim.label_smoothing,
-    )
+    weight = None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32, device=device)
+
+    def criterion(logits: tuple[Tensor, ...], label: Tensor) -> Tensor:
+        heads, joint = config.optim.heads if len(logits) == 2 else None, config.optim.joint_loss
+        options = {"weight": weight, "label_smoothing": config.optim.label_smoothing}
+        return rgbpose.loss(logits, label, weights=heads, joint=joint, **options)
+
     total = steps * config.epochs
     for epoch in range(first_epoch, config.epochs):
         start = time.perf_counter()
@@ -223,12 +247,12 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             label = torch.as_tensor(batch["label"], device=device).long()
-            seen, share, others = _input(batch, config.clip.size, config, skeleton, device), 1.0, label
+            seen, share, others = _inputs(batch, config.clip.size, config, skeleton, device), 1.0, label
             if config.optim.mixup:
                 order = torch.randperm(len(label), device=device)
                 share = float(torch.distributions.Beta(config.optim.mixup, config.optim.mixup).sample())
-                seen, others = torch.lerp(seen[order], seen, share), label[order]
-            logits = trained(seen)
+                seen, others = tuple(torch.lerp(x[order], x, share) for x in seen), label[order]
+            logits = _heads(trained, seen)
             loss = share * criterion(logits, label)
             if share < 1:
                 loss = loss + (1 - share) * criterion(logits, others)
@@ -238,7 +262,8 @@ def fit(
                 torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_norm)
             optimizer.step()
             loss_sum += loss.detach() * len(label)
-            right += (logits.detach().argmax(1) == label).sum()
+            said = rgbpose.fuse(logits, config.model.fusion[: len(logits)])
+            right += (said.detach().argmax(1) == label).sum()
             samples, done = samples + len(label), done + 1
         if done < steps:
             raise RuntimeError(f"epoch {epoch + 1}: the feed ended after {done} of {steps} steps")
@@ -261,6 +286,12 @@ def fit(
         if validate is not None:
             result |= _validate(model, config, skeleton, validate(), device, gather)
         yield {k: float(v) for k, v in result.items()}
+
+
+def _heads(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """A model's logits, of each of its heads."""
+    logits = model(inputs if len(inputs) > 1 else inputs[0])
+    return logits if isinstance(logits, tuple) else (logits,)
 
 
 def _validate(
@@ -292,4 +323,5 @@ def predict(
 ) -> np.ndarray:
     """Class probabilities (N, classes) of test clips; heatmap pixels are those of config.clip.test_size."""
     model.eval()
-    return model(_input(batch, config.clip.test_size, config, skeleton, device)).softmax(1).cpu().numpy()
+    logits = _heads(model, _inputs(batch, config.clip.test_size, config, skeleton, device))
+    return rgbpose.fuse(logits, config.model.fusion[: len(logits)]).cpu().numpy()

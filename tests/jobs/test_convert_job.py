@@ -58,7 +58,7 @@ def test_training_starts_from_a_converted_checkpoint(files):
     table, init = str(files / "table"), str(files / "model.safetensors")
     rows = (clip(label=i, label_name=name, splits=("train",)) for i, name in enumerate(LABELS))
     write_table((dataclasses.replace(row, clip_id=str(i)) for i, row in enumerate(rows)), table)
-    job = train.Train(table=table, out="/unused", init=init, val_split=None, config=flags(files).config)
+    job = train.Train(table=table, out="/unused", init=(init,), val_split=None, config=flags(files).config)
     started = train.prepare(dataclasses.replace(job, config=dataclasses.replace(job.config, batch=3))).init
     assert set(started) == set(checkpoints.load(init).weights)
 

@@ -149,7 +149,7 @@ def test_prediction_names_draws_and_survives_a_bad_video(run, movenet, tmp_path)
         ({"workers": 3}, "batch 8 cannot be shared out among 3 workers"),
         ({"config": dataclasses.replace(CONFIG, batch=64)}, "do not fill one batch of 64"),
         ({"config": dataclasses.replace(CONFIG, model=ModelConfig(name="nope"))}, "unknown model 'nope'"),
-        ({"init": "/nowhere"}, "no checkpoint at /nowhere"),
+        ({"init": ("/nowhere",)}, "no checkpoint at /nowhere"),
         ({"skeleton": "penn14"}, "unknown skeleton 'penn14'"),
         ({"config": GRAPH, "render": "worker"}, r"draws volumes, and stgcn\+\+ takes none"),
         ({"config": dataclasses.replace(CONFIG, model=GRAPH.model)}, r"stgcn\+\+ wants clip\.space frame or body"),
@@ -181,13 +181,13 @@ def test_a_mistyped_split_is_refused_by_evaluation_too(run, table):
 @pytest.mark.ray
 def test_init_starts_from_a_runs_weights_but_for_other_classes(run, table):
     given = load_checkpoint(run).weights
-    same = train.prepare(train.Train(table=table, out="/unused", config=CONFIG, init=run)).init
+    same = train.prepare(train.Train(table=table, out="/unused", config=CONFIG, init=(run,))).init
     assert set(same) == set(given)
     assert all(torch.equal(same[name], given[name]) for name in given)
-    other = train._initial_weights(run, CONFIG, "coco17", ("a", "b"))
+    other = train._initial_weights((run,), CONFIG, "coco17", ("a", "b"))
     assert {name for name in given if not torch.equal(other[name], given[name])} == {"fc_cls.weight", "fc_cls.bias"}
     with pytest.raises(_job.UsageError, match=r"pose-slowonly-light, this run is a stgcn\+\+"):
-        train.prepare(train.Train(table=table, out="/unused", config=GRAPH, init=run))
+        train.prepare(train.Train(table=table, out="/unused", config=GRAPH, init=(run,)))
 
 
 @pytest.mark.ray

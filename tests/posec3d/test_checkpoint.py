@@ -12,8 +12,7 @@ from posec3d.skeletons import COCO17, skeleton
 
 JOINT = PRESETS["demo"][1]
 LIMB = dataclasses.replace(JOINT, heatmap=HeatmapConfig(kind="limb"))
-RGB = dataclasses.replace(JOINT, model=ModelConfig(name="rgb-slowonly-light"))
-RGBPOSE = dataclasses.replace(JOINT, model=ModelConfig(name="rgbpose-slowfast-light"))
+RGB, RGBPOSE = PRESETS["rgb-light"][1], PRESETS["rgbpose-light"][1]
 GRAPH = TrainConfig(model=ModelConfig(name="msg3d"), clip=ClipConfig(space="frame", persons=2))
 
 
@@ -93,6 +92,12 @@ def test_graphs_start_anew_and_what_is_learned_of_features_does_not():
 def test_more_people_need_another_first_normalisation_only():
     more = dataclasses.replace(GRAPH, clip=dataclasses.replace(GRAPH.clip, persons=5))
     assert {k.split(".")[0] for k in anew(made(GRAPH), more, "coco17", ("a", "b"))} == {"data_bn"}
+
+
+def test_other_lateral_connections_are_refused():
+    none = dataclasses.replace(RGBPOSE, model=dataclasses.replace(RGBPOSE.model, lateral="none"))
+    with pytest.raises(ValueError, match=r"weights are of model\.lateral both, this run has none"):
+        adapted(made(RGBPOSE), none, "coco17", ("a", "b"))
 
 
 def test_another_model_is_refused():

@@ -96,6 +96,40 @@ def test_a_graph_network_names_clips_too(name, tmp_path):
         result.volume_gif(tmp_path / "x.gif")
 
 
+@pytest.mark.parametrize("name", ["rgb-slowonly-light", "rgbpose-slowfast-light"])
+def test_a_network_that_sees_rgb_takes_it_from_the_video(name, tmp_path):
+    config = dataclasses.replace(
+        CONFIG,
+        model=ModelConfig(name=name),
+        clip=ClipConfig(length=8, rgb_length=2, test_size=16),
+    )
+    model = checkpoints.build_model(config, "coco17", 3)
+    checkpoints.save(
+        checkpoints.Checkpoint(config, LABELS, "coco17", model.state_dict()), str(tmp_path / "best.safetensors")
+    )
+    truth = actors.make_clip("wave", actor=1, num_frames=8)
+    write_video(tmp_path / "wave.mp4", truth.frames, truth.fps)
+    one = dataclasses.replace(clip(), video=str(tmp_path / "wave.mp4"))
+    recognizer = load(tmp_path)
+    result = recognizer.predict(one, clips=2, flipped=True)
+    assert result.scores.sum() == pytest.approx(1, abs=1e-5) and result.volume.shape == (17, 8, 16, 16)
+    with pytest.raises(ValueError, match="has no video to take frames from"):
+        recognizer.predict(clip())
+
+
+def test_a_mirrored_view_mirrors_picture_and_joints_alike(recognizer):
+    """A bright pixel at each joint's place is at its place in the mirrored picture, too."""
+    side = CONFIG.clip.test_size
+    xy = np.random.default_rng(0).integers(0, side, (1, 1, 1, 17, 2)).astype(np.float32)
+    rgb = np.zeros((1, 1, 4 * side, 4 * side, 3), np.uint8)
+    x, y = (4 * xy).astype(int).reshape(17, 2).T
+    rgb[0, 0, y, x] = 255
+    view = recognizer._mirrored({"xy": xy, "score": np.ones(xy.shape[:-1]), "rgb": rgb})
+    x, y = (4 * view["xy"]).astype(int).reshape(17, 2).T
+    assert (view["rgb"][0, 0, y, x] == 255).all()
+    assert (view["rgb"] > 0).sum() == (rgb > 0).sum()
+
+
 def test_an_overlay_needs_a_video(recognizer, tmp_path):
     with pytest.raises(ValueError, match="has no video"):
         recognizer.predict(clip()).overlay(tmp_path / "x.mp4")

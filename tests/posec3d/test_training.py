@@ -94,6 +94,12 @@ def test_a_loss_that_is_not_finite_names_the_remedy():
         list(fit(*start(config), config))
 
 
+def test_drops_of_the_learning_rate_by_hand():
+    config = OptimConfig(lr=1.0, drops=(0.6, 0.8))
+    rates = [training.learning_rate(config, step, 10) for step in range(10)]
+    assert rates == pytest.approx([1] * 6 + [0.1] * 2 + [0.01] * 2)
+
+
 def test_class_weights_by_hand():
     labels = np.repeat([0, 1, 3], [6, 3, 1])
     np.testing.assert_allclose(training.class_weights(labels, 4, 0), 1)
@@ -187,6 +193,69 @@ def test_a_checkpoint_with_an_unknown_field_or_version_is_refused(tmp_path):
 def test_nothing_there_says_what_to_give(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"folder of a jobs\.train run"):
         checkpoints.load(str(tmp_path))
+
+
+@pytest.mark.parametrize("change", [{}, {"joint_loss": True}, {"mixup": 0.2}], ids=str)
+def test_two_pathways_learn_by_two_losses_or_one(change):
+    clip = ClipConfig(length=4, rgb_length=1, size=8, test_size=8)
+    config = dataclasses.replace(
+        TINY,
+        model=ModelConfig(name="rgbpose-slowfast-light", dropout=0),
+        clip=clip,
+        optim=dataclasses.replace(TINY.optim, **change),
+        epochs=3,
+    )
+
+    def both(epoch=0, steps=12):
+        """Picture and pose both tell the label."""
+        rng = np.random.default_rng(epoch)
+        for batch in batches(epoch, steps):
+            rgb = rng.integers(0, 255, (8, 1, 32, 32, 3)).astype(np.uint8)
+            rgb[:, :, 8:24, 8:24] = 255 * batch["label"][:, None, None, None, None]
+            yield {**batch, "xy": batch["xy"] * 8 / 12, "rgb": rgb}
+
+    rows = list(training.fit(*start(config), config, COCO17, both, lambda: both(99, 3), steps=12))
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+    assert rows[-1]["val_top1"] == 1
+
+
+def test_losses_and_fusion_of_two_heads_by_hand():
+    """A model of two constant heads: weights (3, 1) of the losses, (1, 3) of the probabilities."""
+
+    class Two(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = torch.nn.Parameter(torch.tensor([[2.0, 0.0], [0.0, 1.0]]))
+
+        def forward(self, inputs):
+            rgb, volume = inputs
+            assert rgb.shape == (8, 3, 1, 32, 32) and volume.shape == (8, 17, 4, 8, 8)
+            return self.w[0].repeat(len(rgb), 1), self.w[1].repeat(len(rgb), 1)
+
+    config = dataclasses.replace(
+        TINY,
+        model=ModelConfig(name="rgbpose-slowfast-light", fusion=(1, 3)),
+        clip=ClipConfig(length=4, rgb_length=1, size=8, test_size=8),
+        optim=OptimConfig(lr=1e-9, heads=(3, 1)),
+        epochs=1,
+    )
+    batch = next(batches()) | {"label": np.zeros(8, int), "rgb": np.zeros((8, 1, 32, 32, 3), np.uint8)}
+    model = Two()
+    (row,) = training.fit(
+        model, training.make_optimizer(model, config.optim), config, COCO17, lambda e: [batch], None, steps=1
+    )
+    rgb, pose = 1 / (1 + np.exp(-2.0)), 1 / (1 + np.exp(1.0))
+    assert row["train_loss"] == pytest.approx(-3 * np.log(rgb) - np.log(pose), rel=1e-6)
+    said = training.predict(model, batch, config, COCO17)
+    np.testing.assert_allclose(said[:, 0], (rgb + 3 * pose) / 4, rtol=1e-6)
+
+
+def test_frames_are_normalised_as_published_and_keep_their_layout():
+    rgb = np.zeros((2, 3, 4, 5, 3), np.uint8)
+    rgb[..., 0] = 255
+    frames = training._normalised(rgb, "cpu")
+    assert frames.shape == (2, 3, 3, 4, 5) and frames.is_contiguous(memory_format=torch.channels_last_3d)
+    np.testing.assert_allclose(frames[0, :, 0, 0, 0], [(255 - 123.675) / 58.395, -116.28 / 57.12, -103.53 / 57.375])
 
 
 @pytest.mark.parametrize("name", ["stgcn++", "msg3d"])
