@@ -6,6 +6,8 @@
 - ray: steps of a small Pose-SlowOnly on the CPU (16 clips, 0.4 s and more), fed by Ray, over the same steps on one
   resident batch: in turns, the first batch apart, the same torch threads, Ray running in both.
 - local: the same with the feed of one process.
+- rgb: the same with two-pathway clips: steps of rgbpose-slowfast-light (8 clips), JPEG pictures of 256 x 256 pixels
+  decoded and warped by Ray's tasks.
 - memory: peak memory (proportional, all processes) of streaming an epoch of 200,000 synthetic clips through Ray over
   that of 50,000.
 - cuda (needs a GPU): steps of Pose-SlowOnly in bfloat16, batches of 32, fed by one process, over the same on one
@@ -31,8 +33,9 @@ import jobs  # noqa: F401 - sets what Ray reads when it is imported
 from benchmarks import _rows
 from posec3d import feed, models, training
 from posec3d.clips import ClipConfig
-from posec3d.config import SMALL, HeatmapConfig
+from posec3d.config import PRESETS, SMALL, HeatmapConfig
 from posec3d.feed import Index, Piece, Unit
+from posec3d.models import rgbpose
 from posec3d.skeletons import COCO17
 
 
@@ -178,6 +181,55 @@ def local(quick: bool) -> dict[str, Any]:
         return fed_over_resident(small_step(), batches, 2 if quick else 100, 1 if quick else 2)
 
 
+def textures(count: int) -> list[bytes]:
+    """JPEG pictures of 256 x 256 pixels that compress about as photographs do (some 20 KB)."""
+    import cv2
+
+    rng = np.random.default_rng(0)
+    pictures = []
+    for _ in range(count):
+        octaves = [cv2.resize(rng.normal(0, 12, (s, s, 3)), (256, 256), interpolation=3) for s in (4, 8, 16, 32, 64)]
+        pixels = np.clip(128 + sum(octaves), 0, 255).astype(np.uint8)
+        pictures.append(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
+    return pictures
+
+
+def rgb(quick: bool) -> dict[str, Any]:
+    """Two-pathway clips fed by Ray on the CPU."""
+    from jobs import _job
+    from pipelines import render
+    from posec3d import checkpoint
+    from posec3d.frames import FRAMES, write_frames
+
+    _job.connect()
+    torch.set_num_threads(os.cpu_count() or 1)
+    config, pictures = PRESETS["rgbpose-light"][1], textures(16)
+    model = checkpoint.build_model(config, COCO17.name, 20).train()
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+
+    def step(batch: dict[str, Any]) -> None:
+        loss = rgbpose.loss(model(training.inputs(batch, config.clip.size, config, COCO17)), batch["label"])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_table(folder, 256)
+        place = {"indices": list(range(0, 48, 3)), "x": 100, "y": 50, "width": 400, "height": 400}
+        rows = [{"clip_id": f"clip{i:07d}", **place, "images": pictures} for i in range(256)]
+        assert rows[0].keys() == set(FRAMES.names)  # noqa: S101
+        write_frames(rows, folder, "frames")
+        chosen = feed.index(folder, rgb=True)
+
+        def batches(epoch: int) -> Iterator[dict[str, Any]]:
+            return training.prefetch(
+                render.training_batches(chosen, config.clip, config.batch, seed=0, epoch=epoch, repeat=12)
+            )
+
+        result = fed_over_resident(step, batches, 2 if quick else 100, 1 if quick else 2)
+    return {"KB a picture": sum(map(len, pictures)) / len(pictures) / 1e3, **result}
+
+
 def stream(table: str) -> None:
     """Take an epoch of a table from Ray, batch by batch; prints the samples and the seconds."""
     from jobs import _job
@@ -244,7 +296,7 @@ def cuda(quick: bool) -> dict[str, Any]:
     return result
 
 
-ROWS: dict[str, _rows.Row] = {"rate": rate, "ray": on_ray, "local": local, "memory": memory, "cuda": cuda}
+ROWS: dict[str, _rows.Row] = {"rate": rate, "ray": on_ray, "local": local, "rgb": rgb, "memory": memory, "cuda": cuda}
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--stream"]:  # a process of its own, whose memory is measured

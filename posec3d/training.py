@@ -51,10 +51,10 @@ def draw(
     return limb_volumes(xy, score, skeleton.limbs, (size, size), sigma=heatmap.sigma, out=out, threads=threads)
 
 
-def _inputs(
-    batch: Batch, size: int, config: TrainConfig, skeleton: Skeleton, device: torch.device | str
+def inputs(
+    batch: Batch, size: int, config: TrainConfig, skeleton: Skeleton, device: torch.device | str = "cpu"
 ) -> tuple[Tensor, ...]:
-    """What the model takes: people as they are, RGB frames normalised, a volume, or the latter two."""
+    """What the config's model takes, on the device: people as they are, RGB frames normalised, a volume, or both."""
     if "people" in batch:
         return (torch.as_tensor(batch["people"]).to(device),)
     rgb = (_normalised(batch["rgb"], device),) if config.model.name in RGB + RGBPOSE else ()
@@ -247,7 +247,7 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             label = torch.as_tensor(batch["label"], device=device).long()
-            seen, share, others = _inputs(batch, config.clip.size, config, skeleton, device), 1.0, label
+            seen, share, others = inputs(batch, config.clip.size, config, skeleton, device), 1.0, label
             if config.optim.mixup:
                 order = torch.randperm(len(label), device=device)
                 share = float(torch.distributions.Beta(config.optim.mixup, config.optim.mixup).sample())
@@ -288,9 +288,9 @@ def fit(
         yield {k: float(v) for k, v in result.items()}
 
 
-def _heads(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _heads(model: nn.Module, seen: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """A model's logits, of each of its heads."""
-    logits = model(inputs if len(inputs) > 1 else inputs[0])
+    logits = model(seen if len(seen) > 1 else seen[0])
     return logits if isinstance(logits, tuple) else (logits,)
 
 
@@ -323,5 +323,5 @@ def predict(
 ) -> np.ndarray:
     """Class probabilities (N, classes) of test clips; heatmap pixels are those of config.clip.test_size."""
     model.eval()
-    logits = _heads(model, _inputs(batch, config.clip.test_size, config, skeleton, device))
+    logits = _heads(model, inputs(batch, config.clip.test_size, config, skeleton, device))
     return rgbpose.fuse(logits, config.model.fusion[: len(logits)]).cpu().numpy()
