@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import sys
@@ -116,7 +117,12 @@ def _end_by_sigterm() -> None:
 
 def parse(job: type[T], args: list[str] | None = None) -> T:
     """Flags from a dataclass: its fields are the flags, its docstrings the help; `args` None takes sys.argv."""
-    return tyro.cli(job, prog=f"python -m jobs.{job.__name__.lower()}", args=args)
+    return tyro.cli(job, prog=f"python -m jobs.{_module(job)}", args=args)
+
+
+def _module(job: type) -> str:
+    """The module of a job's class, and what its report is called: ImportPoses -> import_poses."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", job.__name__).lower()
 
 
 def main(parse: Callable[[], T], run: Callable[[T], dict[str, Any]]) -> int:
@@ -156,7 +162,7 @@ def main(parse: Callable[[], T], run: Callable[[T], dict[str, Any]]) -> int:
 def execute(run: Callable[[T], dict[str, Any]], job: T) -> dict[str, Any]:
     """Do a job's work on the Ray that is there, report its summary and return it, with the seconds it took."""
     start = time.monotonic()
-    title = type(job).__name__.lower()
+    title = _module(type(job))
     try:
         summary = run(job)
     except TooManyFailures as error:

@@ -368,7 +368,7 @@ def _parquet_of_coco(uri: str, file: Any) -> bytes:
 
 def _coco_rows(coco: dict[str, Any]) -> Iterator[dict[str, Any]]:
     videos = {video["id"]: video["name"] for video in coco.get("videos") or ()}
-    places = {image["id"]: _place(image, videos) for image in coco["images"]}
+    places = {image["id"]: place(image, videos) for image in coco["images"]}
     categories = coco.get("categories")
     people = {category["id"] for category in categories or () if category["name"] == "person"}
     if categories and not people:
@@ -393,7 +393,7 @@ def _coco_rows(coco: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield row | {"keypoints": annotation.get("keypoints") or None}
 
 
-def _place(image: dict[str, Any], videos: dict[Any, str]) -> tuple[str, int]:
+def place(image: dict[str, Any], videos: dict[Any, str]) -> tuple[str, int]:
     """The video and the frame number of an image."""
     frame = image.get("frame_id", image.get("frame_index"))
     if image.get("video_id") in videos and frame is not None:

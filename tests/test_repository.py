@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from jobs import compact, convert, demo, evaluate, extract, predict, stats, train
+from jobs import compact, convert, demo, evaluate, export_poses, extract, import_poses, predict, stats, train
 from jobs._job import parse
 
 ROOT = Path(__file__).resolve().parent.parent
 JOBS = {
     "extract": lambda args: parse(extract.Extract, args),
+    "import_poses": lambda args: parse(import_poses.ImportPoses, args),
+    "export_poses": lambda args: parse(export_poses.ExportPoses, args),
     "compact": lambda args: parse(compact.Compact, args),
     "convert": convert.parse,
     "stats": lambda args: parse(stats.Stats, args),
