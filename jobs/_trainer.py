@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipelines import render
 from posec3d import checkpoint as checkpoints
-from posec3d import training
+from posec3d import speed, training
 from posec3d.checkpoint import Checkpoint
 from posec3d.config import TrainConfig
 from posec3d.feed import Index, Share
@@ -49,6 +49,8 @@ class Run:
     out: str
     workers: int
     use_gpu: bool
+    precision: speed.Precision
+    compiled: bool
     render: render.Render
     """Where training volumes are drawn."""
 
@@ -141,6 +143,8 @@ def _worker(settings: dict[str, Any]) -> None:
         first_epoch=done,
         class_weights=training.class_weights(labels, len(run.labels), config.optim.class_weight),
         device=device,
+        dtype=speed.resolve(run.precision, device),
+        compiled=run.compiled,
         wrap=_wrap(world, device),
         gather=_gather(world),
     )

@@ -19,6 +19,7 @@ from posec3d import checkpoint as checkpoints
 from posec3d import table as tables
 from posec3d.config import PRESETS, TrainConfig
 from posec3d.feed import index
+from posec3d.speed import Precision
 from posec3d.storage import read_whole, write_whole
 
 
@@ -41,6 +42,10 @@ class Train:
     """Training workers; the batch is shared out among them."""
     use_gpu: bool = False
     """One GPU a worker."""
+    precision: Precision = "auto"
+    """What convolutions compute in; auto is bfloat16 on GPUs and CPUs that have it, else float32."""
+    compile: bool = False
+    """Run the model through torch.compile, where that works: minutes at the start, for faster steps on GPUs."""
     render: Render = "device"
     """Where volumes are drawn: on the device that trains, or by Ray's workers, which send them (8 bits a pixel)."""
     cache_gb: float = 10
@@ -126,6 +131,8 @@ def prepare(job: Train) -> _trainer.Run:
     _job.require_splits(job.table, found, job.train_split, job.val_split)
     if job.workers < 1 or config.batch % job.workers:
         raise _job.UsageError(f"batch {config.batch} cannot be shared out among {job.workers} workers evenly")
+    if job.precision == "float16" and not job.use_gpu:
+        raise _job.UsageError("--precision float16 is for --use-gpu; on CPUs take auto, bfloat16 or float32")
     if (config.clip.space != "volume" or config.clip.rgb_length) and job.render == "worker":
         raise _job.UsageError(f"--render worker draws volumes, and {config.model.name} takes none, or not only")
     three_d = config.clip.space == "body"
@@ -162,6 +169,8 @@ def prepare(job: Train) -> _trainer.Run:
         out=job.out,
         workers=job.workers,
         use_gpu=job.use_gpu,
+        precision=job.precision,
+        compiled=job.compile,
         render=job.render,
     )
 
@@ -184,7 +193,9 @@ def _same_config(job: Train, plan: _trainer.Run) -> None:
     """Write config.json, or see that the folder's is this one. Other workers or GPUs are the same run."""
     uri = plan.file("config.json")
     decides = {
-        k: v for k, v in dataclasses.asdict(job).items() if k not in ("out", "workers", "use_gpu", "render", "cache_gb")
+        k: v
+        for k, v in dataclasses.asdict(job).items()
+        if k not in ("out", "workers", "use_gpu", "compile", "render", "cache_gb")
     }
     decides |= {"labels": plan.labels, "clips": [plan.train.clips, plan.val.clips if plan.val else 0]}
     text = json.dumps(decides, indent=1).encode()

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from posec3d import metrics
+from posec3d import metrics, speed
 from posec3d.config import HeatmapConfig, OptimConfig, TrainConfig
 from posec3d.heatmaps import joint_volumes, limb_volumes
 from posec3d.models import RGB, RGBPOSE, rgbpose
@@ -52,13 +52,21 @@ def draw(
 
 
 def inputs(
-    batch: Batch, size: int, config: TrainConfig, skeleton: Skeleton, device: torch.device | str = "cpu"
+    batch: Batch,
+    size: int,
+    config: TrainConfig,
+    skeleton: Skeleton,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, ...]:
-    """What the config's model takes, on the device: people as they are, RGB frames normalised, a volume, or both."""
+    """What the config's model takes, on the device: people as they are, RGB frames normalised, a volume, or both.
+
+    Volumes are drawn in `dtype`, what a model computes in.
+    """
     if "people" in batch:
         return (torch.as_tensor(batch["people"]).to(device),)
     rgb = (_normalised(batch["rgb"], device),) if config.model.name in RGB + RGBPOSE else ()
-    return rgb if config.model.name in RGB else (*rgb, _volume(batch, size, config, skeleton, device))
+    return rgb if config.model.name in RGB else (*rgb, _volume(batch, size, config, skeleton, device, dtype))
 
 
 def _normalised(rgb: Any, device: torch.device | str) -> Tensor:
@@ -68,13 +76,20 @@ def _normalised(rgb: Any, device: torch.device | str) -> Tensor:
     return ((frames - mean) / std).permute(0, 4, 1, 2, 3)
 
 
-def _volume(batch: Batch, size: int, config: TrainConfig, skeleton: Skeleton, device: torch.device | str) -> Tensor:
+def _volume(
+    batch: Batch,
+    size: int,
+    config: TrainConfig,
+    skeleton: Skeleton,
+    device: torch.device | str,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
     """The volume of a batch, drawn on the device unless somebody drew it before."""
     if "volume" in batch:
         volume = torch.as_tensor(batch["volume"]).to(device).float() / 255
         return volume.contiguous(memory_format=torch.channels_last_3d)
     xy, score = (torch.as_tensor(batch[name]).to(device) for name in ("xy", "score"))
-    return draw(xy, score, size, config.heatmap, skeleton)
+    return draw(xy, score, size, config.heatmap, skeleton, dtype=dtype)
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
@@ -198,6 +213,8 @@ def fit(
     first_epoch: int = 0,
     class_weights: np.ndarray | None = None,
     device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    compiled: bool = False,
     wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
     gather: Callable[[Any], list[Any]] = lambda value: [value],
 ) -> Iterator[dict[str, float]]:
@@ -214,6 +231,8 @@ def fit(
         first_epoch: epochs already done.
         class_weights: (classes,) of each class's samples in the loss, see `class_weights`; None weighs all alike.
         device: where volumes are drawn and the model runs.
+        dtype: what convolutions compute in, see `posec3d.speed.resolve`.
+        compiled: through torch.compile, where that works.
         wrap: makes the module that is trained from the model, e.g. DistributedDataParallel.
         gather: collects a small value from all workers.
 
@@ -226,6 +245,9 @@ def fit(
         RuntimeError: the feed ended early, or the loss is not finite.
     """
     trained = wrap(model)
+    run = speed.Compiled(trained) if compiled else trained
+    # float16 alone needs it: small gradients would become zero.
+    scaler = torch.amp.GradScaler(torch.device(device).type, enabled=dtype == torch.float16)
     weight = None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32, device=device)
 
     def criterion(logits: tuple[Tensor, ...], label: Tensor) -> Tensor:
@@ -247,20 +269,23 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             label = torch.as_tensor(batch["label"], device=device).long()
-            seen, share, others = inputs(batch, config.clip.size, config, skeleton, device), 1.0, label
+            seen, share, others = inputs(batch, config.clip.size, config, skeleton, device, dtype), 1.0, label
             if config.optim.mixup:
                 order = torch.randperm(len(label), device=device)
                 share = float(torch.distributions.Beta(config.optim.mixup, config.optim.mixup).sample())
                 seen, others = tuple(torch.lerp(x[order], x, share) for x in seen), label[order]
-            logits = _heads(trained, seen)
+            with speed.autocast(dtype, device):
+                logits = _heads(run, seen)
             loss = share * criterion(logits, label)
             if share < 1:
                 loss = loss + (1 - share) * criterion(logits, others)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            scaler.scale(loss).backward()
             if config.optim.clip_norm is not None:
+                scaler.unscale_(optimizer)
                 torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_norm)
-            optimizer.step()
+            scaler.step(optimizer)
+            scaler.update()
             loss_sum += loss.detach() * len(label)
             said = rgbpose.fuse(logits, config.model.fusion[: len(logits)])
             right += (said.detach().argmax(1) == label).sum()
@@ -284,14 +309,14 @@ def fit(
             "first_batch_s": waiting.first,
         }
         if validate is not None:
-            result |= _validate(model, config, skeleton, validate(), device, gather)
+            result |= _validate(model, config, skeleton, validate(), device, dtype, gather)
         yield {k: float(v) for k, v in result.items()}
 
 
-def _heads(model: nn.Module, seen: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _heads(model: Callable[[Any], Any], seen: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """A model's logits, of each of its heads."""
     logits = model(seen if len(seen) > 1 else seen[0])
-    return logits if isinstance(logits, tuple) else (logits,)
+    return tuple(head.float() for head in (logits if isinstance(logits, tuple) else (logits,)))
 
 
 def _validate(
@@ -300,11 +325,12 @@ def _validate(
     skeleton: Skeleton,
     batches: Iterable[Batch],
     device: torch.device | str,
+    dtype: torch.dtype,
     gather: Callable[[Any], list[Any]],
 ) -> dict[str, float]:
     scores, labels = [], []
     for batch in batches:
-        scores.append(predict(model, batch, config, skeleton, device))
+        scores.append(predict(model, batch, config, skeleton, device, dtype))
         labels.append(np.asarray(batch["label"]))
     parts = gather((scores, labels))
     score = np.concatenate([array for part in parts for array in part[0]])
@@ -319,9 +345,15 @@ def _validate(
 
 @torch.inference_mode()
 def predict(
-    model: nn.Module, batch: Batch, config: TrainConfig, skeleton: Skeleton, device: torch.device | str = "cpu"
+    model: nn.Module,
+    batch: Batch,
+    config: TrainConfig,
+    skeleton: Skeleton,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> np.ndarray:
     """Class probabilities (N, classes) of test clips; heatmap pixels are those of config.clip.test_size."""
     model.eval()
-    logits = _heads(model, inputs(batch, config.clip.test_size, config, skeleton, device))
+    with speed.autocast(dtype, device):
+        logits = _heads(model, inputs(batch, config.clip.test_size, config, skeleton, device, dtype))
     return rgbpose.fuse(logits, config.model.fusion[: len(logits)]).cpu().numpy()

@@ -151,6 +151,7 @@ def test_prediction_names_draws_and_survives_a_bad_video(run, movenet, tmp_path)
         ({"config": dataclasses.replace(CONFIG, model=ModelConfig(name="nope"))}, "unknown model 'nope'"),
         ({"init": ("/nowhere",)}, "no checkpoint at /nowhere"),
         ({"skeleton": "penn14"}, "unknown skeleton 'penn14'"),
+        ({"precision": "float16"}, "--precision float16 is for --use-gpu"),
         ({"config": GRAPH, "render": "worker"}, r"draws volumes, and stgcn\+\+ takes none"),
         ({"config": dataclasses.replace(CONFIG, model=GRAPH.model)}, r"stgcn\+\+ wants clip\.space frame or body"),
     ],

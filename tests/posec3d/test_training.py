@@ -55,6 +55,15 @@ def test_it_learns_and_says_so():
     assert 0 <= rows[-1]["stall"] <= 1
 
 
+def test_it_learns_in_bfloat16_as_well():
+    rows = list(fit(*start(), dtype=torch.bfloat16))
+    assert rows[-1]["val_top1"] == 1
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"] / 2
+    whole = list(fit(*start()))
+    assert rows[0]["train_loss"] == pytest.approx(whole[0]["train_loss"], abs=0.05)
+    assert rows[0]["train_loss"] != whole[0]["train_loss"]  # else nothing was computed in it
+
+
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
 def test_resuming_from_a_checkpoint_gives_the_uninterrupted_losses(tmp_path, name):
     config = dataclasses.replace(TINY, optim=dataclasses.replace(TINY.optim, name=name))

@@ -1,0 +1,62 @@
+"""Beside training: with what precision a device computes, and compiled models that fall back to what they were."""
+
+import logging
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+log = logging.getLogger("posec3d")
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def resolve(precision: Precision, device: torch.device | str) -> torch.dtype:
+    """The type that a device is to compute convolutions and matrix products in; sums and weights stay float32.
+
+    Args:
+        precision: "auto" is bfloat16 where the device has instructions for it, else float32.
+        device: where models run.
+
+    Raises:
+        ValueError: float16 on a CPU, whose gradients would underflow for nothing: it has no such instructions.
+    """
+    cuda = torch.device(device).type == "cuda"
+    if precision == "auto":
+        native = (
+            torch.cuda.is_bf16_supported(including_emulation=False) if cuda else torch.cpu._is_avx512_bf16_supported()
+        )
+        return torch.bfloat16 if native else torch.float32
+    if precision == "float16" and not cuda:
+        raise ValueError("precision float16 is for GPUs; on a CPU take auto, bfloat16 or float32")
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
+
+
+def autocast(dtype: torch.dtype, device: torch.device | str) -> torch.autocast:
+    """A context in which models compute in this type."""
+    return torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32)
+
+
+class Compiled:
+    """A model through torch.compile; without a compiler, or where one fails, the model itself, and a warning says so.
+
+    Args:
+        model: shares its weights with what is compiled.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._run: Any = torch.compile(model)
+        self._works = False
+
+    def __call__(self, seen: Any) -> Any:
+        """The model's answer."""
+        try:
+            answer = self._run(seen)
+        except Exception as error:  # of any of its many parts
+            if self._works:
+                raise
+            log.warning("torch.compile failed (%s); the model runs as it is", str(error).strip().splitlines()[0][:200])
+            self._run, answer = self.model, self.model(seen)
+        self._works = True
+        return answer
