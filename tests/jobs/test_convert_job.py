@@ -115,3 +115,20 @@ def test_a_damaged_file_fails_the_job(files):
     (files / "joint.pth").write_bytes(b"GIF89a")
     with pytest.raises(ValueError, match="not a PyTorch checkpoint that can be read"):
         convert.run(flags(files))
+
+
+@pytest.mark.parametrize(
+    ("preset", "kind"),
+    [("ntu60-stgcn++", "stgcn++"), ("ntu60-msg3d", "msg3d"), ("rgbpose", "rgbpose-slowfast"), ("rgb", "rgb-slowonly")],
+)
+def test_graph_and_rgb_networks_are_converted_by_their_presets(tmp_path, preset, kind):
+    model = create(kind, 3)
+    torch.save({"state_dict": to_reference(model)}, tmp_path / "theirs.pth")
+    (tmp_path / "names.txt").write_text("bow\njumping_jack\nwave\n")
+    files = {"checkpoint": "theirs.pth", "labels": "names.txt", "out": "ours.safetensors"}
+    words = [word for flag, name in files.items() for word in (f"--{flag}", str(tmp_path / name))]
+    convert.run(convert.parse([preset, *words]))
+    ours = checkpoints.load(str(tmp_path / "ours.safetensors"))
+    assert all(torch.equal(tensor, ours.weights[name]) for name, tensor in model.state_dict().items())
+    if preset.startswith("ntu60"):
+        assert load(tmp_path / "ours.safetensors").predict(clip(), clips=1).scores.shape == (3,)
