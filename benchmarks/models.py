@@ -5,7 +5,7 @@ backward, SGD) on resident inputs, on all cores, of
 
 - plain: as PyTorch does it by itself, eager, float32, in the memory layout tensors have by default;
 - layout: the same with channels last in memory;
-- ours: that with the precision `posec3d.speed` chooses, which is what `jobs.train` does;
+- ours: that in bfloat16 (`jobs.train --precision bfloat16`, on GPUs that have it the default);
 - compiled (rows compile and cuda): ours through torch.compile.
 
 All in turns. GFLOP/s count two operations a multiply-accumulate and three forward passes a training step; the ceiling
@@ -158,7 +158,7 @@ def measure(
 
 def cpu(quick: bool) -> dict[str, Any]:
     """On the CPU, eager."""
-    ours = speed.resolve("auto", "cpu")
+    ours = torch.bfloat16
     return measure(
         CPU,
         "cpu",
@@ -173,7 +173,7 @@ def cpu(quick: bool) -> dict[str, Any]:
 
 def compiled(quick: bool) -> dict[str, Any]:
     """On the CPU, through torch.compile; the first two networks."""
-    ours = speed.resolve("auto", "cpu")
+    ours = torch.bfloat16
     ways = {
         "plain": (torch.float32, False, False),
         "ours": (ours, True, False),

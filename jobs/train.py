@@ -43,7 +43,7 @@ class Train:
     use_gpu: bool = False
     """One GPU a worker."""
     precision: Precision = "auto"
-    """What convolutions compute in; auto is bfloat16 on GPUs and CPUs that have it, else float32."""
+    """What convolutions compute in; auto is bfloat16 on GPUs that have it, else float32."""
     compile: bool = False
     """Run the model through torch.compile, where that works: minutes at the start, for faster steps on GPUs."""
     render: Render = "device"

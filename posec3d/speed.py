@@ -8,6 +8,11 @@ from torch import nn
 
 log = logging.getLogger("posec3d")
 
+LARGEST_GRADIENT = 1e8
+"""Norm of a gradient in bfloat16 on a CPU above which it is no gradient. With torch 2.13 that of a 3x1x1 convolution of
+two frames, channels last, is whatever was in memory (measured: 1e26 to infinity; of three frames and more it is right).
+"""
+
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -15,7 +20,8 @@ def resolve(precision: Precision, device: torch.device | str) -> torch.dtype:
     """The type that a device is to compute convolutions and matrix products in; sums and weights stay float32.
 
     Args:
-        precision: "auto" is bfloat16 where the device has instructions for it, else float32.
+        precision: "auto" is bfloat16 on GPUs that have instructions for it, else float32. A CPU may have them too, but
+            oneDNN's gradients are wrong for some shapes (see `LARGEST_GRADIENT`): there it has to be asked for.
         device: where models run.
 
     Raises:
@@ -23,9 +29,7 @@ def resolve(precision: Precision, device: torch.device | str) -> torch.dtype:
     """
     cuda = torch.device(device).type == "cuda"
     if precision == "auto":
-        native = (
-            torch.cuda.is_bf16_supported(including_emulation=False) if cuda else torch.cpu._is_avx512_bf16_supported()
-        )
+        native = cuda and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native else torch.float32
     if precision == "float16" and not cuda:
         raise ValueError("precision float16 is for GPUs; on a CPU take auto, bfloat16 or float32")

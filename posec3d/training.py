@@ -242,10 +242,11 @@ def fit(
         val_mean_class.
 
     Raises:
-        RuntimeError: the feed ended early, or the loss is not finite.
+        RuntimeError: the feed ended early, the loss is not finite, or a gradient is none (`speed.LARGEST_GRADIENT`).
     """
     trained = wrap(model)
     run = speed.Compiled(trained) if compiled else trained
+    doubtful = dtype == torch.bfloat16 and torch.device(device).type == "cpu"
     # float16 alone needs it: small gradients would become zero.
     scaler = torch.amp.GradScaler(torch.device(device).type, enabled=dtype == torch.float16)
     weight = None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32, device=device)
@@ -281,9 +282,14 @@ def fit(
                 loss = loss + (1 - share) * criterion(logits, others)
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(loss).backward()
-            if config.optim.clip_norm is not None:
+            if config.optim.clip_norm is not None or doubtful:
                 scaler.unscale_(optimizer)
-                torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_norm)
+                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_norm or math.inf)
+                if doubtful and not norm < speed.LARGEST_GRADIENT:
+                    raise RuntimeError(
+                        f"a gradient of norm {float(norm):.0e}: this CPU's bfloat16 convolutions are wrong for clips "
+                        f"of {config.clip.length} frames of {config.clip.size} pixels; take --precision float32"
+                    )
             scaler.step(optimizer)
             scaler.update()
             loss_sum += loss.detach() * len(label)

@@ -56,10 +56,20 @@ def test_it_learns_and_says_so():
 
 
 def test_it_learns_in_bfloat16_as_well():
-    rows = list(fit(*start(), dtype=torch.bfloat16))
+    """Of six frames, of which the last stage keeps three."""
+    config = dataclasses.replace(TINY, clip=dataclasses.replace(TINY.clip, length=6, size=16, test_size=16))
+
+    def longer(epoch=0, steps=12):
+        return ({**b, **{k: np.pad(b[k], [(0, 0), (0, 0), (0, 2)] + [(0, 0)] * (b[k].ndim - 3), "edge")
+                         for k in ("xy", "score")}} for b in batches(epoch, steps))  # fmt: skip
+
+    def both(dtype):
+        validate = lambda: longer(99, 3)  # noqa: E731
+        return list(training.fit(*start(config), config, COCO17, longer, validate, steps=12, dtype=dtype))
+
+    rows, whole = both(torch.bfloat16), both(torch.float32)
     assert rows[-1]["val_top1"] == 1
     assert rows[-1]["train_loss"] < rows[0]["train_loss"] / 2
-    whole = list(fit(*start()))
     assert rows[0]["train_loss"] == pytest.approx(whole[0]["train_loss"], abs=0.05)
     assert rows[0]["train_loss"] != whole[0]["train_loss"]  # else nothing was computed in it
 
@@ -95,6 +105,18 @@ def test_no_batch_too_many_is_taken_from_the_feed():
     feed = (taken.append(1) or batch for batch in batches())
     next(training.fit(*start(), TINY, COCO17, lambda epoch: feed, None, steps=3))
     assert len(taken) == 3
+
+
+def test_gradients_that_are_none_are_told_from_others():
+    """Of torch 2.13 on CPUs, in bfloat16, of two frames; one whose gradients are right there learns."""
+    try:
+        rows = list(fit(*start(), dtype=torch.bfloat16))
+    except RuntimeError as error:
+        assert "bfloat16 convolutions are wrong for clips of 4 frames of 12 pixels; take --precision float32" in str(
+            error
+        )
+    else:
+        assert rows[-1]["val_top1"] == 1
 
 
 def test_a_loss_that_is_not_finite_names_the_remedy():
