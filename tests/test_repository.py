@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import compact, convert, demo, evaluate, export_poses, extract, import_poses, predict, stats, train
+from jobs import compact, convert, demo, evaluate, export, export_poses, extract, import_poses, predict, stats, train
 from jobs._job import parse
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,6 +21,7 @@ JOBS = {
     "stats": lambda args: parse(stats.Stats, args),
     "train": train.parse,
     "evaluate": lambda args: parse(evaluate.Evaluate, args),
+    "export": lambda args: parse(export.Export, args),
     "predict": lambda args: parse(predict.Predict, args),
     "demo": lambda args: parse(demo.Demo, args),
 }

@@ -47,8 +47,10 @@ class WindowedGraphConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Look at each window as one graph, then let its frames become one."""
         side = self.window // 2
-        windows = F.pad(x, (0, 0, side, side)).unfold(2, self.window, self.stride)  # (N, C, T', V, window)
-        y = self.gcn(windows.transpose(3, 4).flatten(3))
+        padded, last = F.pad(x, (0, 0, side, side)), x.shape[2]
+        # Not `unfold`, which exporters do not know where N is free.
+        windows = [padded[:, :, i : i + last : self.stride] for i in range(self.window)]
+        y = self.gcn(torch.stack(windows, 3).flatten(3))
         return self.out_bn(self.out_conv(y.unflatten(3, (self.window, -1))).squeeze(3))
 
 
