@@ -32,14 +32,16 @@ def module(checkpoint: Checkpoint) -> nn.Module:
         as not detected. It returns class probabilities (N, classes).
 
     Raises:
-        NotExportable: a model of 3D people.
+        NotExportable: a model of 3D people, or one that sees RGB.
     """
     clip = checkpoint.config.clip
+    if clip.rgb_length:
+        # Whoever adds frames beside poses adds their module here.
+        raise NotExportable(f"a {checkpoint.config.model.name} cannot be exported yet: it sees RGB frames too")
     if clip.space == "volume":
         return VolumeScores(checkpoint).eval()
     if clip.space == "frame":
         return GraphScores(checkpoint).eval()
-    # Whoever adds a network of other inputs (frames beside poses, say) adds its module here.
     raise NotExportable(
         f"a {checkpoint.config.model.name} of clip.space {clip.space} cannot be exported: its people are turned by the "
         "whole video, which the file never sees; train it with clip.space frame"

@@ -270,3 +270,14 @@ def test_a_program_of_torch_says_what_the_recognizer_says(name, settings):
 def test_onnx_of_the_published_size_says_what_the_recognizer_says(name, length):
     saved = checkpoint(name, length=length, test_size=64)
     assert export.difference(export.open_onnx(export.onnx(saved)), saved) < 1e-4
+
+
+def test_a_network_that_sees_rgb_is_refused_as_yet():
+    config = dataclasses.replace(
+        checkpoint(*LIGHT[:1]).config,
+        model=ModelConfig(name="rgbpose-slowfast-light"),
+        clip=ClipConfig(length=8, rgb_length=2),
+    )
+    saved = checkpoints.Checkpoint(config, ("a",), "coco17", {})
+    with pytest.raises(export_torch.NotExportable, match="rgbpose-slowfast-light cannot be exported yet: it sees RGB"):
+        export.onnx(saved)
