@@ -13,7 +13,7 @@ import torch
 from posec3d import checkpoint as checkpoints
 from posec3d import streams, training
 from posec3d.checkpoint import Checkpoint
-from posec3d.clips import RGB_SCALE, flip, testing_clips, testing_place
+from posec3d.clips import RGB_SCALE, flip, pad_persons, testing_clips, testing_place
 from posec3d.skeletons import skeleton
 from posec3d.table import Clip, with_skeleton
 
@@ -162,6 +162,8 @@ class Recognizer:
             samples = {"people": streams.testing_people(seen, config, persons, clips)}
         else:
             xy, score = testing_clips(seen.keypoints, seen.scores, (clip.height, clip.width), config, clips)
+            if config.persons is not None:
+                xy, score = pad_persons(xy, score, config.persons)
             samples = {"xy": xy, "score": score}
             if config.rgb_length:
                 from posec3d.frames import rgb_clips

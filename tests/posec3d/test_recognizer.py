@@ -11,6 +11,7 @@ from posec3d import checkpoint as checkpoints
 from posec3d.clips import ClipConfig
 from posec3d.config import PRESETS, ModelConfig
 from posec3d.heatmaps import joint_volumes
+from posec3d.recognizer import Recognizer
 from posec3d.skeletons import COCO17, convert, skeleton
 from posec3d.video import open_video, write_video
 
@@ -48,6 +49,16 @@ def test_probabilities_are_ranked_and_add_up(recognizer):
 def test_a_list_gives_a_list(recognizer):
     results = recognizer.predict([clip(), clip(2)])
     np.testing.assert_allclose(results[0].scores, results[1].scores, rtol=1e-5)  # the same person twice
+
+
+def test_people_beyond_those_of_the_config_are_not_looked_at(recognizer):
+    truth, other = actors.make_clip("wave", actor=1, num_frames=8), actors.make_clip("kick", actor=2, num_frames=8)
+    both = np.concatenate([truth.keypoints, other.keypoints])
+    two = Clip("c", 8, 240, 320, both, np.ones(both.shape[:3], np.float32))
+    few = dataclasses.replace(recognizer.config, clip=dataclasses.replace(recognizer.config.clip, persons=1))
+    alone = Recognizer(checkpoints.Checkpoint(few, LABELS, "coco17", recognizer._model.state_dict()))
+    seen = alone.predict(two, clips=1).volume
+    assert 0 < np.count_nonzero(seen) < np.count_nonzero(recognizer.predict(two, clips=1).volume)
 
 
 def test_clips_without_people_are_answered(recognizer):
