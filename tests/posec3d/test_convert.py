@@ -195,6 +195,8 @@ def test_what_a_training_left_beside_the_weights_is_ignored(light, tmp_path, mon
     buffer = HistoryBuffer()
     buffer.values = np.arange(3.0)
     with monkeypatch.context() as patch:
+        for parent in ("mmengine", "mmengine.logging"):  # pickle imports them, and not everybody has them
+            patch.setitem(sys.modules, parent, sys.modules.get(parent, types.ModuleType(parent)))
         patch.setitem(sys.modules, module.__name__, module)
         data = saved({"state_dict": light, "meta": {"epoch": 24, "seed": np.int64(0)}, "message_hub": buffer})
     (tmp_path / "light.pth").write_bytes(data)
