@@ -192,6 +192,7 @@ def test_init_starts_from_a_runs_weights_but_for_other_classes(run, table):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_graph_network_goes_through_the_same_jobs_and_is_fused_with_a_3d_cnn(run, table, movenet, tmp_path):
     graph = str(tmp_path / "graph")
     summary = train.run(train.Train(table=table, out=graph, config=GRAPH))

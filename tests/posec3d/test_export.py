@@ -25,8 +25,9 @@ STGCN = ("stgcn++", {"persons": 2})
 MSG3D = ("msg3d", {"persons": 2})
 MOTION = ("stgcn++", {"persons": None, "stream": "bone-motion"})
 NETWORKS = [
-    LIGHT, LIMBS, ("pose-slowonly", {}), ("pose-slowonly-346", {}), ("c3d-light", {}), ("x3d-shallow", {}),
-    STGCN, MSG3D, MOTION,
+    LIGHT, LIMBS, STGCN, MOTION,
+    *(pytest.param(name, settings, marks=pytest.mark.slow) for name, settings in (
+        ("pose-slowonly", {}), ("pose-slowonly-346", {}), ("c3d-light", {}), ("x3d-shallow", {}), MSG3D)),
 ]  # fmt: skip
 
 
@@ -253,9 +254,8 @@ def test_a_model_of_3d_people_is_refused():
             make(saved)
 
 
-@pytest.mark.parametrize(
-    ("name", "settings"), [("c3d-light", {}), *(pytest.param(*each, marks=pytest.mark.slow) for each in NETWORKS)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "settings"), [LIGHT, LIMBS, STGCN, MSG3D])
 def test_a_program_of_torch_says_what_the_recognizer_says(name, settings):
     saved = checkpoint(name, **settings)
     data = export.program(saved)

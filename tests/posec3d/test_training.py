@@ -55,6 +55,7 @@ def test_it_learns_and_says_so():
     assert 0 <= rows[-1]["stall"] <= 1
 
 
+@pytest.mark.slow
 def test_it_learns_in_bfloat16_as_well():
     """Of six frames, of which the last stage keeps three."""
     config = dataclasses.replace(TINY, clip=dataclasses.replace(TINY.clip, length=6, size=16, test_size=16))
@@ -226,7 +227,11 @@ def test_nothing_there_says_what_to_give(tmp_path):
         checkpoints.load(str(tmp_path))
 
 
-@pytest.mark.parametrize("change", [{}, {"joint_loss": True}, {"mixup": 0.2}], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [{}, *(pytest.param(change, marks=pytest.mark.slow) for change in ({"joint_loss": True}, {"mixup": 0.2}))],
+    ids=str,
+)
 def test_two_pathways_learn_by_two_losses_or_one(change):
     clip = ClipConfig(length=4, rgb_length=1, size=8, test_size=8)
     config = dataclasses.replace(
@@ -289,6 +294,7 @@ def test_frames_are_normalised_as_published_and_keep_their_layout():
     np.testing.assert_allclose(frames[0, :, 0, 0, 0], [(255 - 123.675) / 58.395, -116.28 / 57.12, -103.53 / 57.375])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["stgcn++", "msg3d"])
 def test_a_graph_network_trains_by_the_same_loop(name):
     clip = ClipConfig(length=8, space="frame", persons=1, flip=0)
