@@ -74,7 +74,8 @@ class VolumeScores(nn.Module):
         scores = torch.where(there, scores, 0)
         xy = torch.where(there[..., None], keypoints, 0)
         xy = subject_crop(xy, scores, frame_size, self.clip.test_size, self.clip.padding)
-        return self.volume(xy, scores)
+        # As in training the crop is around everybody; whoever is too many is left out only then.
+        return self.volume(xy[:, : self.clip.persons], scores[:, : self.clip.persons])
 
 
 class GraphScores(nn.Module):

@@ -21,11 +21,12 @@ from posec3d.table import Clip
 
 LIGHT = ("pose-slowonly-light", {})
 LIMBS = ("pose-slowonly-light", {"kind": "limb"})
+FEW = ("pose-slowonly-light", {"persons": 2})
 STGCN = ("stgcn++", {"persons": 2})
 MSG3D = ("msg3d", {"persons": 2})
 MOTION = ("stgcn++", {"persons": None, "stream": "bone-motion"})
 NETWORKS = [
-    LIGHT, LIMBS, STGCN, MOTION,
+    LIGHT, LIMBS, FEW, STGCN, MOTION,
     *(pytest.param(name, settings, marks=pytest.mark.slow) for name, settings in (
         ("pose-slowonly", {}), ("pose-slowonly-346", {}), ("c3d-light", {}), ("x3d-shallow", {}), MSG3D)),
 ]  # fmt: skip
@@ -56,7 +57,8 @@ def checkpoint(name, kind="joint", body="coco17", **clip):
     rng = np.random.default_rng(1)
     recognizer.predict([export.random_clip(saved, 2, rng) for _ in range(12)], clips=1)
     spread, mean = torch.std_mean(torch.cat(logits), 0)
-    spread = torch.maximum(spread, mean.abs() / 12)  # else what float32 rounds in the mean would part them
+    # At most 4 to 1: of a greater mean, less a greater bias, is left what float32 rounds, in torch as in the file.
+    spread = torch.maximum(spread, mean.abs() / 4)
     saved.weights["fc_cls.weight"] /= spread[:, None]
     saved.weights["fc_cls.bias"].copy_(-mean / spread)
     return saved
@@ -136,7 +138,7 @@ def test_onnx_says_what_the_module_says_in_torch(name, settings):
         wanted = export_torch.module(saved)(*map(torch.from_numpy, given)).numpy()
     ours = opened(name, **settings)(*given)
     np.testing.assert_allclose(ours, wanted, atol=1e-4)
-    assert np.ptp(ours, axis=0).max() > 0.1  # it is not the same whatever is given
+    assert np.ptp(ours, axis=0).max() > 100 * 1e-4  # what it is given matters far more than the bar
 
 
 def test_a_saved_run_and_its_file_agree(tmp_path):
@@ -255,7 +257,7 @@ def test_a_model_of_3d_people_is_refused():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "settings"), [LIGHT, LIMBS, STGCN, MSG3D])
+@pytest.mark.parametrize(("name", "settings"), [LIGHT, LIMBS, FEW, STGCN, MSG3D])
 def test_a_program_of_torch_says_what_the_recognizer_says(name, settings):
     saved = checkpoint(name, **settings)
     data = export.program(saved)
