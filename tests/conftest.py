@@ -39,11 +39,13 @@ def few_threads():
     torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ray_local():
-    """A private local Ray for the whole test run."""
+    """A private local Ray, kept for the modules that follow unless one shuts it down to start a cluster of its own."""
     import ray
 
+    if ray.is_initialized():
+        return ray
     ray.init(
         address="local",
         num_cpus=4,
@@ -55,8 +57,7 @@ def ray_local():
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    yield ray
-    ray.shutdown()
+    return ray  # it ends with this process
 
 
 @pytest.fixture(scope="session")

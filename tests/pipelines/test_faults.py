@@ -60,7 +60,7 @@ def cluster(tmp_path_factory):
     import ray
     from ray.cluster_utils import Cluster
 
-    assert not ray.is_initialized()
+    ray.shutdown()  # that of modules before this one
     path = tmp_path_factory.mktemp("path")
     (path / "sitecustomize.py").write_text(POISON)
     small = {"include_dashboard": False, "object_store_memory": 120 * 2**20}
