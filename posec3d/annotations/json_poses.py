@@ -101,7 +101,13 @@ def _coco(source: Source, options: Options) -> Iterator[Entry]:
     videos: dict[str, _Video] = {}
     for file in source.ending(".json"):
         try:
-            videos |= _coco_videos(file)
+            for clip, video in _coco_videos(file).items():  # its frames may be spread over several files
+                known = videos.setdefault(clip, video)
+                if known is not video:
+                    if again := known.frames.keys() & video.frames.keys():
+                        raise ValueError(f"frame {min(again)} of {clip} is in another file too, wanted it once")
+                    known.frames |= video.frames
+                    known.size = max(known.size, video.size)
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             cause = f"the field {error} is missing" if isinstance(error, KeyError) else str(error)
             yield Entry(file.name, file.uri, failing(ValueError(f"not COCO keypoints: {cause}")), 0.0)

@@ -711,3 +711,23 @@ def test_no_format_takes_the_files_of_another(name, tmp_path):
 
 def test_every_skeleton_that_is_written_is_known():
     assert {"ntu25", "sbu15", "utd20", "penn13", "jhmdb15", "coco17", "openpose25", "openpose18"} <= SKELETONS.keys()
+
+
+def test_a_coco_video_spread_over_files_is_one_clip_and_a_frame_twice_is_told(tmp_path):
+    def part(numbers):
+        images = [{"id": n, "file_name": f"train/wave/v1/{n}.jpg", "height": 100, "width": 200} for n in numbers]
+        people = [
+            {"id": n, "image_id": n, "keypoints": [50 + n, 40, 2] * 17, "bbox": [10, 10, 80, 80]} for n in numbers
+        ]
+        return json.dumps({"images": images, "annotations": people})
+
+    (tmp_path / "a.json").write_text(part(range(5)))
+    (tmp_path / "b.json").write_text(part(range(5, 10)))
+    (entry,) = open_annotations("coco", str(tmp_path), Options()).entries
+    clip = entry.read()
+    assert (clip.start_frame, clip.num_frames) == (0, 10) and (clip.scores > 0).all()
+    (tmp_path / "c.json").write_text(part([9]))
+    failed, entry = open_annotations("coco", str(tmp_path), Options()).entries
+    with pytest.raises(ValueError, match=r"frame 9 of .*v1 is in another file too"):
+        failed.read()
+    assert entry.read().num_frames == 10
