@@ -53,7 +53,6 @@ def main(
     if unknown := set(args.rows) - set(rows):
         parser.error(f"no such row: {', '.join(sorted(unknown))}; there are {', '.join(rows)}")
     wanted = args.rows or (default if args.device == "cpu" else [row for row in rows if row.startswith("cuda")])
-    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT)  # noqa: S607
     measured = {}
     for row in wanted:
         result = measured[row] = rows[row](args.quick)
@@ -63,9 +62,7 @@ def main(
         folder = RESULTS / name
         folder.mkdir(parents=True, exist_ok=True)
         kept = {
-            "date": datetime.date.today().isoformat(),
-            "machine": machine(row.startswith("cuda")),
-            "commit": git.stdout.strip(),
+            **origin(row.startswith("cuda")),
             "note": f" {args.note}" if args.note else "",
             "result": result,
         }
@@ -85,6 +82,12 @@ def machine(cuda: bool = False) -> str:
 
         return f"{torch.cuda.get_device_name()}, torch {torch.__version__}, Python {platform.python_version()}"
     return f"{platform.machine()} CPU, {os.cpu_count()} cores, Python {platform.python_version()}"
+
+
+def origin(cuda: bool = False) -> dict[str, str]:
+    """When, on what and of which commit something is measured."""
+    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT)  # noqa: S607
+    return {"date": datetime.date.today().isoformat(), "machine": machine(cuda), "commit": git.stdout.strip()}
 
 
 def flat(result: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

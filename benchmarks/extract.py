@@ -108,11 +108,11 @@ def pipeline(actors: int, clips: list[Any], tools: tuple[Any, Any]) -> tuple[flo
 
 def ray_over_bare(quick: bool) -> dict[str, Any]:
     """Row `ray`."""
-    from jobs import _job
+    from jobs import _ray
 
     clips, rounds = real_clips(8 if quick else 60), 1 if quick else 2
     tools = networks()
-    _job.connect()
+    _ray.connect()
     seconds: dict[str, list[float]] = {"bare 1": [], "ray 1": [], "bare 2": [], "ray 2": []}
     busy = []
     for _ in range(rounds):
@@ -138,7 +138,7 @@ def place_of_decoding(quick: bool) -> dict[str, Any]:
     """Row `place`: a frame decoded where it is used, or decoded in a task and sent, beside what the networks take."""
     import ray
 
-    from jobs import _job
+    from jobs import _ray
     from pipelines import worker
     from posec3d import pose
     from posec3d.video import open_video
@@ -151,7 +151,7 @@ def place_of_decoding(quick: bool) -> dict[str, Any]:
     def count(batches: Iterator[np.ndarray]) -> int:
         return sum(int(batch.sum(dtype=np.int64) >= 0) * len(batch) for batch in batches)  # each pixel is read
 
-    _job.connect()
+    _ray.connect()
 
     @ray.remote(num_returns="streaming")
     def task(uri: str) -> Iterator[np.ndarray]:

@@ -7,7 +7,8 @@
   resident batch: in turns, the first batch apart, the same torch threads, Ray running in both.
 - local: the same with the feed of one process.
 - rgb: the same with two-pathway clips: steps of rgbpose-slowfast-light (8 clips), JPEG pictures of 256 x 256 pixels
-  decoded and warped by Ray's tasks.
+  decoded and warped by Ray's tasks. Fed runs are whole epochs of 192 steps: Ray works a wave of groups ahead, and in a
+  part of one it does more than the work of that part, or less.
 - memory: peak memory (proportional, all processes) of streaming an epoch of 200,000 synthetic clips through Ray over
   that of 50,000.
 - cuda (needs a GPU): steps of Pose-SlowOnly in bfloat16, batches of 32, fed by one process, over the same on one
@@ -64,7 +65,7 @@ def write_table(folder: str, clips: int, frames: int = 48) -> None:
 
 def rate(quick: bool) -> dict[str, Any]:
     """Coordinate samples a second, 48 frames, one or two people."""
-    from jobs import _job
+    from jobs import _ray
     from pipelines import render
 
     with tempfile.TemporaryDirectory() as folder:
@@ -78,7 +79,7 @@ def rate(quick: bool) -> dict[str, Any]:
             return sum(len(batch["label"]) for batch in iterator) / (time.perf_counter() - start)
 
         here = per_second(feed.training_batches(chosen, ClipConfig(), 32, seed=0, epoch=0))
-        _job.connect()
+        _ray.connect()
         by_ray = per_second(render.training_batches(chosen, ClipConfig(), 32, seed=0, epoch=0))
     return {"samples/s, one process": here, "samples/s, Ray on all cores": by_ray}
 
@@ -106,8 +107,13 @@ def fed_over_resident(
     steps: int,
     rounds: int,
     settle: Callable[[], object] = int,
+    *,
+    whole: bool = False,
 ) -> dict[str, Any]:
-    """Seconds a step, fed and on one resident batch, in turns; `batches` gives those of an epoch, on the device."""
+    """Seconds a step, fed and on one resident batch, in turns; `batches` gives those of an epoch, on the device.
+
+    Fed runs are of so many steps, or of a `whole` epoch.
+    """
     resident = next(batches(0))
     for _ in range(min(3, steps)):
         step(resident)
@@ -128,7 +134,7 @@ def fed_over_resident(
         settle()
         first.append(time.perf_counter() - start)
         start = time.perf_counter()
-        done = sum(1 for _ in map(step, itertools.islice(iterator, steps)))
+        done = sum(1 for _ in map(step, itertools.islice(iterator, None if whole else steps)))
         settle()
         times["fed"].append((time.perf_counter() - start) / done)
         iterator.close()  # type: ignore[attr-defined]
@@ -154,10 +160,10 @@ def small_step() -> Callable[[dict[str, Any]], None]:
 
 def on_ray(quick: bool) -> dict[str, Any]:
     """Fed by Ray on the CPU."""
-    from jobs import _job
+    from jobs import _ray
     from pipelines import render
 
-    _job.connect()
+    _ray.connect()
     with tempfile.TemporaryDirectory() as folder:
         write_table(folder, 1024 if quick else 8192)
         chosen = feed.index(folder)
@@ -196,12 +202,12 @@ def textures(count: int) -> list[bytes]:
 
 def rgb(quick: bool) -> dict[str, Any]:
     """Two-pathway clips fed by Ray on the CPU."""
-    from jobs import _job
+    from jobs import _ray
     from pipelines import render
     from posec3d import checkpoint
     from posec3d.frames import FRAMES, write_frames
 
-    _job.connect()
+    _ray.connect()
     torch.set_num_threads(os.cpu_count() or 1)
     config, pictures = PRESETS["rgbpose-light"][1], textures(16)
     model = checkpoint.build_model(config, COCO17.name, 20).train()
@@ -223,19 +229,19 @@ def rgb(quick: bool) -> dict[str, Any]:
 
         def batches(epoch: int) -> Iterator[dict[str, Any]]:
             return training.prefetch(
-                render.training_batches(chosen, config.clip, config.batch, seed=0, epoch=epoch, repeat=12)
+                render.training_batches(chosen, config.clip, config.batch, seed=0, epoch=epoch, repeat=6)
             )
 
-        result = fed_over_resident(step, batches, 2 if quick else 100, 1 if quick else 2)
+        result = fed_over_resident(step, batches, 2 if quick else 64, 1 if quick else 3, whole=not quick)
     return {"KB a picture": sum(map(len, pictures)) / len(pictures) / 1e3, **result}
 
 
 def stream(table: str) -> None:
     """Take an epoch of a table from Ray, batch by batch; prints the samples and the seconds."""
-    from jobs import _job
+    from jobs import _ray
     from pipelines import render
 
-    _job.connect()
+    _ray.connect()
     start = time.perf_counter()
     batches = render.training_batches(feed.index(table), ClipConfig(), 32, seed=0, epoch=0)
     count = sum(len(batch["label"]) for batch in training.prefetch(batches))

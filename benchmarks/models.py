@@ -129,6 +129,7 @@ def measure(
     for name, inputs in list(shapes.items())[: 2 if quick else None]:
         result[name] = {}
         for what in ("forward", "train"):
+            torch._dynamo.reset()  # it counts how often a class was compiled, and gives up
             cases = {way: Case(name, inputs, device, *how) for way, how in ways.items()}
             for case in cases.values():
                 case.model.train(what == "train")

@@ -241,7 +241,7 @@ def test(quick: bool) -> dict[str, Any]:
         buffer = np.empty((17, config.length, side, side), np.float32)
 
         def views(xy: np.ndarray = xy, score: np.ndarray = score) -> tuple[np.ndarray, np.ndarray]:
-            return testing_clips(xy, score, (480, 640), config, 10)
+            return testing_clips(xy, score, (480, 640), config, 10)[:2]
 
         def ours(views: Callable[[], tuple[np.ndarray, np.ndarray]] = views, buffer: np.ndarray = buffer) -> None:
             points, seen = views()

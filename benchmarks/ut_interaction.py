@@ -8,16 +8,16 @@ clips: one honest number, not a record (the published protocol leaves one sequen
 
 import argparse
 import csv
-import datetime
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from benchmarks import _rows
 
 ROOT = Path(__file__).resolve().parent.parent
 ACTIONS = ("handshake", "hug", "kick", "point", "punch", "push")
@@ -73,7 +73,7 @@ def measure(data: Path, out: Path, quick: bool) -> dict[str, Any]:
         "frames": extracted["frames"],
         "failed": extracted["failed"],
         "extract": {"command": extract[0], "seconds": extract[1]},
-        "train": {"command": train[0], "seconds": train[1], "top1": trained["train top-1"], "steps": trained["steps"]},
+        "train": {"command": train[0], "seconds": train[1], "top1": trained["train top-1"]},
         "test": tests,
     }
 
@@ -96,7 +96,7 @@ def to_markdown(result: dict[str, Any]) -> str:
         f"| 1 clip | {one['top1']:.1%} | {one['mean_class']:.1%} |",
         f"| 10 clips | {ten['top1']:.1%} | {ten['mean_class']:.1%} |",
         "",
-        f"Training top-1 in the last epoch: {result['train']['top1']:.1%} after {result['train']['steps']} steps.",
+        f"Training top-1 in the last epoch: {result['train']['top1']:.1%}.",
         "",
         "| stage | minutes | command |",
         "|---|---|---|",
@@ -144,12 +144,9 @@ def main() -> None:
     elif out.exists():
         sys.exit(f"{out} holds a run already, and times of a resumed one mean nothing; move it away or give --out")
     result = measure(data, out, args.quick)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT)  # noqa: S607
     result |= {
         "command": "python -m benchmarks.ut_interaction" + (" --quick" if args.quick else ""),
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.machine()} CPU, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "commit": commit.stdout.strip(),
+        **_rows.origin(),
     }
     # Paths of this machine are nobody else's.
     text = json.dumps(result, indent=1).replace(str(out), "OUT").replace(str(data), "DATA")

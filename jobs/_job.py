@@ -1,123 +1,97 @@
-"""What every job does around its work: parse, connect to Ray, print one table, write summary.json, exit code."""
+"""What every job does around its work: parse, print one table, write summary.json, exit code."""
 
-import atexit
 import contextlib
 import dataclasses
+import difflib
+import inspect
 import json
 import logging
 import os
 import re
-import shutil
-import signal
+import shlex
 import sys
-import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, TypeVar
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import fsspec
-import ray.data
 import tyro
 from filelock import FileLock, Timeout
 from fsspec.implementations.local import LocalFileSystem
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from jobs import _errors, _terminal
 from posec3d import table as tables
-from posec3d.storage import Leased, lease, write_whole
-from posec3d.weights import WeightsError
+from posec3d.frames import frames_uri
+from posec3d.storage import Leased, lease, read_whole, write_whole
 
-ROOT = Path(__file__).resolve().parent.parent
+if TYPE_CHECKING:
+    from posec3d.checkpoint import Checkpoint
+    from posec3d.feed import Index
+
 T = TypeVar("T")
 log = logging.getLogger("posec3d")
 
-DONE, FAILED, USAGE, TOO_MANY_FAILURES = 0, 1, 2, 3
+DONE, FAILED, USAGE, WORSE = 0, 1, 2, 3
+
+SHOWN = 20
+"""Failures named in the log; all of them are in `_failures/` and in summary.json."""
 
 
 class UsageError(Exception):
     """The command cannot mean anything useful: exit code 2, before any work."""
 
 
-class TooManyFailures(Exception):
-    """The work is done, but more clips failed than was allowed: exit code 3, after the usual report."""
+class ProblemsFound(Exception):
+    """The work is done, and found what is not as it should be: exit code 1, after the report."""
+
+    code = FAILED
 
     def __init__(self, message: str, summary: dict[str, Any]) -> None:
         super().__init__(message)
         self.summary = summary
 
 
-def connect() -> None:
-    """Connect to the cluster this runs in (RAY_ADDRESS, set inside a submitted job), else start a private local Ray.
+class TooManyFailures(ProblemsFound):
+    """The work is done, but more clips failed than allowed: exit code 3, after the report."""
 
-    Jobs call it once everything that can be checked without Ray has been. A local Ray never attaches to, or is found
-    by, another cluster of the machine: own temporary directory, own token, no dashboard. It ends with this process.
-    """
-    if ray.is_initialized():
-        return
-    # Workers import posec3d, pipelines and jobs from this checkout; a submitted job brings it as its working directory.
-    if os.environ.get("RAY_ADDRESS"):
-        submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-        environment: dict[str, Any] = {} if submitted else {"working_dir": str(ROOT)}
-        with _quiet():
-            ray.init(log_to_driver=False, logging_level=logging.WARNING, runtime_env=environment)
-    else:
-        cores = os.cpu_count() or 1
-        folder = tempfile.mkdtemp(prefix="posec3d-ray-")
-        atexit.register(_end, folder)
-        with _quiet():
-            ray.init(
-                address="local",
-                # Training workers and the tasks that feed them each hold a CPU; one worker a core must leave some.
-                num_cpus=cores + 2,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.WARNING,
-                object_store_memory=min(2**30, 2**28 * cores),
-                runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
-                _temp_dir=folder,
-            )
-    _end_by_sigterm()  # again: Ray has put its own handler there, which aborts the process
-    for name in ("ray.data", "ray.train"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
+    code = WORSE
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what Ray's core prints while it starts off the terminal, unless the start fails."""
-    with tempfile.TemporaryFile() as kept:
-        terminal = os.dup(2)
-        os.dup2(kept.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            kept.seek(0)
-            os.write(terminal, kept.read())
-            raise
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
+class LimitsBroken(ProblemsFound):
+    """The work is done, but the data is worse than allowed: exit code 3, after the report."""
 
-
-def _end(folder: str) -> None:
-    ray.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _end_by_sigterm() -> None:
-    """A cancelled job is told so by SIGTERM: it ends as by Ctrl-C, with what is done written."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    code = WORSE
 
 
 def parse(job: type[T], args: list[str] | None = None) -> T:
     """Flags from a dataclass: its fields are the flags, its docstrings the help; `args` None takes sys.argv."""
-    return tyro.cli(job, prog=f"python -m jobs.{_module(job)}", args=args)
+    named = (tyro.conf.PositionalMetavarFromFieldName,)
+    return tyro.cli(job, prog=f"python -m jobs.{_module(job)}", description=_about(job), args=args, config=named)
+
+
+def parse_preset(presets: dict[str, tuple[str, T]], args: list[str] | None = None) -> T:
+    """The same after the name of a preset, which gives the defaults; each has a line that says what it is."""
+    job = type(next(iter(presets.values()))[1])
+    prog, about = f"python -m jobs.{_module(job)}", _about(job)
+    words = list(sys.argv[1:] if args is None else args)
+    if words[:1] not in ([], ["--help"], ["-h"], *([name] for name in presets)):
+        got = "the first word is a flag" if words[0].startswith("-") else f"there is no preset {words[0]!r}"
+        near = difflib.get_close_matches(words[0], presets, 1)
+        meant = f"did you mean {near[0]}? " if near else ""
+        _terminal.ERR.print(f"error: {got}; {meant}{prog} PRESET ..., one of {', '.join(presets)}", style="red",
+                            markup=False, highlight=False)  # fmt: skip
+        sys.exit(USAGE)
+    # tyro shows a preset's text in the list of presets too, where a line must do.
+    presets = {name: (f"{line}\n\n{about}" if name in words[:1] else line, it) for name, (line, it) in presets.items()}
+    about += f"\n\nIts flags, with the values that a preset gives them: {prog} PRESET --help"
+    return tyro.extras.overridable_config_cli(presets, prog=prog, description=about, args=args)
+
+
+def _about(job: type) -> str:
+    return f"{inspect.cleandoc(job.__doc__ or '')}\n\n{_terminal.HELP}"
 
 
 def _module(job: type) -> str:
@@ -126,36 +100,34 @@ def _module(job: type) -> str:
 
 
 def main(parse: Callable[[], T], run: Callable[[T], dict[str, Any]]) -> int:
-    """Parse the command line, do the work on Ray and report.
+    """Heed the flags that every job has, parse the command line, do the work on Ray and report.
 
     Args:
         parse: reads the flags; wrong ones end the process with exit code 2.
         run: does the work and returns the summary. Its "path" entry says where summary.json goes.
 
     Returns:
-        The exit code: 0 done, 1 failed, 2 wrong usage, 3 more clips failed than allowed.
+        The exit code: 0 done, 1 failed, 2 wrong usage, 3 more clips failed, or the data is worse, than allowed.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
-    for name in ("botocore", "aiobotocore"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # they say where they found credentials
-    job = parse()
-    _end_by_sigterm()
+    words = sys.argv[1:]
+    sys.argv[1:] = _terminal.take(words)
+    _terminal.start_log()
     try:
-        execute(run, job)
-    except UsageError as error:
-        return _fail(error, USAGE)
-    except TooManyFailures as error:
-        return _fail(error, TOO_MANY_FAILURES)
-    except (OSError, ValueError, WeightsError) as error:
-        return _fail(error, FAILED)
-    except Exception as error:
-        if type(error).__module__.split(".")[0] not in ("botocore", "aiohttp"):
-            raise
-        return _fail(
-            f"S3: {error}. What was done is kept; when S3 answers again, the same command does the rest", FAILED
-        )
-    except KeyboardInterrupt:
-        return _fail("interrupted; what was done is written, and the same command again does the rest", FAILED)
+        with _terminal.heard():
+            job = parse()
+    except SystemExit as end:
+        if end.code and _terminal.as_json:
+            _terminal.say(_json({"error": "wrong usage; stderr says where", "exit_code": end.code}))
+        raise
+    _terminal.listen()
+    try:
+        # What others may print is not the document.
+        with contextlib.redirect_stdout(sys.stderr) if _terminal.as_json else contextlib.nullcontext():
+            summary = execute(run, job)
+    except (Exception, KeyboardInterrupt) as error:
+        return _fail(error, job, words)
+    if _terminal.as_json:
+        _terminal.say(_json(summary))
     return DONE
 
 
@@ -165,17 +137,43 @@ def execute(run: Callable[[T], dict[str, Any]], job: T) -> dict[str, Any]:
     title = _module(type(job))
     try:
         summary = run(job)
-    except TooManyFailures as error:
-        report(title, {**error.summary, "seconds": round(time.monotonic() - start, 1)})
+    except ProblemsFound as error:
+        error.summary["seconds"] = round(time.monotonic() - start, 1)
+        report(title, error.summary)
         raise
     summary = {**summary, "seconds": round(time.monotonic() - start, 1)}
     report(title, summary)
     return summary
 
 
-def _fail(error: BaseException | str, code: int) -> int:
-    Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="red", markup=False, highlight=False)
+def _fail(error: BaseException, job: Any, words: Sequence[str]) -> int:
+    """Say in one paragraph what went wrong and what to do; returns the exit code."""
+    again = True
+    if isinstance(error, KeyboardInterrupt):
+        said = "interrupted"
+    elif isinstance(error, UsageError | ProblemsFound):
+        said, again = str(error), False
+    else:
+        said, again = _errors.explain(error)
+    if again:
+        said = f"{said}; {_rest(job, words)}"
+    said = _errors.redacted(said)
+    code = USAGE if isinstance(error, UsageError) else getattr(error, "code", FAILED)
+    if _terminal.debug:
+        _terminal.ERR.print(_errors.redacted("".join(traceback.format_exception(error))), markup=False, highlight=False)
+    _terminal.ERR.print(f"error: {said}", style="red", markup=False, highlight=False)
+    if _terminal.as_json:
+        _terminal.say(_json({"error": said, "exit_code": code, **getattr(error, "summary", {})}))
     return code
+
+
+def _rest(job: Any, words: Sequence[str]) -> str:
+    """What a job that was ended before its end leaves, and how to go on."""
+    if getattr(job, "resumes", False):
+        left = "what was done is written, and the same command again does the rest"
+    else:
+        left = "this job keeps nothing of a run that did not end, and the same command again starts anew"
+    return f"{left}: {shlex.join(['python', '-m', f'jobs.{_module(type(job))}', *words])}"
 
 
 @contextlib.contextmanager
@@ -189,8 +187,11 @@ def lock(folder: str) -> Iterator[None]:
     with contextlib.ExitStack() as held:
         try:
             if isinstance(fs, LocalFileSystem):
-                fs.makedirs(path, exist_ok=True)
-                held.enter_context(FileLock(f"{path}/lock", timeout=0))
+                try:
+                    fs.makedirs(path, exist_ok=True)
+                    held.enter_context(FileLock(f"{path}/lock", timeout=0))
+                except (PermissionError, NotADirectoryError, FileExistsError, FileNotFoundError) as error:
+                    raise UsageError(f"cannot write to {folder}: {error.strerror}; give another folder") from error
             else:
                 held.enter_context(lease(f"{folder}/lock"))
         except (Timeout, Leased) as error:
@@ -201,63 +202,90 @@ def lock(folder: str) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def progress(title: str, total: int) -> Iterator[Callable[[float, str], None]]:
-    """Show `advance(done, note)`: a live line with rate and time left on a terminal, else a plain line every 30 s."""
-    console = Console(stderr=True)
-    if console.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console) as bar:
-            task = bar.add_task(title, total=total, note="")
-            yield lambda done, note: bar.update(task, completed=done, note=note)
-        return
-    log.info("%s: 0/%d", title, total)
-    start = said = time.monotonic()
-    seen: list[tuple[float, float]] = []  # (time, done); the first one is when start-up was over
-    last = 0.0
-
-    def advance(done: float, note: str) -> None:
-        nonlocal said, last
-        now = time.monotonic()
-        if done == last or not (now - said >= 30 or done == total):
-            return
-        seen.append((now, done))
-        rate = (done - seen[0][1]) / max(now - seen[0][0], 1e-9)
-        left = f", about {(total - done) / rate:.0f} s to go" if 0 < rate and done < total else ""
-        log.info("%s: %g/%d, %s, %.0f s%s", title, done, total, note, now - start, left)
-        said, last = now, done
-
-    yield advance
-
-
 def report(title: str, summary: dict[str, Any]) -> None:
-    """Print the summary's scalars as one table and write all of it to summary.json in the folder summary["path"]."""
+    """Write a summary to summary.json in the folder summary["path"], and print its scalars as one table."""
+    write_whole(f"{summary['path']}/summary.json", _json(summary).encode())
     table = Table(title=title, show_header=False, title_justify="left")
     for key, value in summary.items():
         if not isinstance(value, dict | list):
             table.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))
-    Console(file=sys.stdout).print(table)
-    write_json(f"{summary['path']}/summary.json", summary)
+    _terminal.show(table)
 
 
-def require(workers: int, what: str, *, cpus: int = 1, gpus: float = 0) -> None:
-    """See that Ray can run `workers` of so many CPUs and GPUs each, and the tasks that feed them.
-
-    A cluster may grow: there it is said, and waited for.
+def require_least(job: Any, **least: int) -> None:
+    """See that flags that are numbers are at least so much; None leaves the choice to the job.
 
     Raises:
-        UsageError: this machine's own Ray would wait for ever.
+        UsageError: one is less.
     """
-    needs = {"CPU": workers * cpus + 1, "GPU": workers * gpus}
-    have = ray.cluster_resources()
-    for kind, needed in needs.items():
-        if needed > have.get(kind, 0):
-            message = (
-                f"{workers} {what} and the tasks that feed them need {needed:g} {kind}s, Ray has {have.get(kind, 0):g}"
-            )
-            if "RAY_ADDRESS" not in os.environ:
-                raise UsageError(message)
-            log.warning("%s: waiting for the cluster to grow", message)
+    for name, lowest in least.items():
+        value = getattr(job, name)
+        if value is not None and value < lowest:
+            raise UsageError(f"--{name.replace('_', '-')} must be >= {lowest}, got {value}")
+
+
+def failed(name: str, error: str) -> str:
+    """A line for the log; many an error begins with the name of its video."""
+    return f"{name} failed: {error.removeprefix(f'{name}: ')}"
+
+
+def tell_failures(told: Sequence[str], where: str) -> None:
+    """Log the first failures, a line each, and where the others are."""
+    for line in told[:SHOWN]:
+        log.warning("%s", line)
+    if len(told) > SHOWN:
+        log.warning("and %d more; all are in %s", len(told) - SHOWN, where)
+
+
+def require_few_failures(
+    limit: float | None, failed: int, total: int, what: str, where: str, summary: dict[str, Any]
+) -> None:
+    """See that not more failed than --max-failed allows.
+
+    Args:
+        limit: a fraction if it is below 1, else a count; None allows all.
+        failed: how many did, of the `total`.
+        total: of how many.
+        what: failed: "videos failed".
+        where: the failures are.
+        summary: of the job, which is done.
+
+    Raises:
+        TooManyFailures: more did.
+    """
+    if limit is not None and failed > (limit * total if limit < 1 else limit):
+        raise TooManyFailures(f"{failed} of {total} {what}, --max-failed allows {limit:g}; see {where}", summary)
+
+
+def require_weights(weights: Sequence[float] | None, runs: Sequence[str]) -> None:
+    """See that fused runs have a weight each.
+
+    Raises:
+        UsageError: there is not one weight a run, a negative one, or all are 0.
+    """
+    if weights is not None and (len(weights) != len(runs) or not all(w >= 0 for w in weights) or not sum(weights)):
+        raise UsageError(f"--weights wants a number >= 0 for each of {len(runs)} runs, one of them > 0, got {weights}")
+
+
+def models(runs: Sequence[str]) -> tuple[list[bytes], list["Checkpoint"]]:
+    """The runs' checkpoints, as files and read, of the same classes.
+
+    Raises:
+        UsageError: no run, no checkpoint, a damaged one, or other classes.
+    """
+    from posec3d import checkpoint as checkpoints  # torch, which most jobs do without
+
+    if not runs:
+        raise UsageError("give at least one run: the folder of a jobs.train run, or a .safetensors file")
+    try:
+        files = [checkpoints.read(uri) for uri in runs]
+        found = [checkpoints.loads(data, uri) for data, uri in zip(files, runs, strict=True)]
+    except (FileNotFoundError, ValueError) as error:
+        raise UsageError(str(error)) from error
+    for uri, model in zip(runs, found, strict=True):
+        if model.labels != found[0].labels:
+            raise UsageError(f"{uri} knows other classes than {runs[0]}; they cannot be fused")
+    return files, found
 
 
 def require_splits(table: str, found: dict[str, Any], *expressions: str | None) -> None:
@@ -271,18 +299,91 @@ def require_splits(table: str, found: dict[str, Any], *expressions: str | None) 
             if name not in found["splits"]:
                 known = (
                     ", ".join(f"{k} ({v})" for k, v in sorted(found["splits"].items()))
-                    or "none: give None for all clips"
+                    or "none: sort them into splits as docs/training.md shows, or give None for all clips"
                 )
                 raise UsageError(f"no split {name!r} in {table}; it has {known}")
 
 
+def label_names(uri: str) -> tuple[str, ...]:
+    """The names in a labels file, by number.
+
+    Raises:
+        UsageError: there is no such file, or it is not one name a line, each once.
+    """
+    try:
+        data = read_whole(uri)
+    except OSError as error:
+        raise UsageError(f"{uri}: {error}") from error
+    if data is None:
+        raise UsageError(f"no file at {uri}")
+    try:
+        names = tuple(line.strip() for line in data.decode("utf-8-sig").rstrip().splitlines())
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{uri}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from error
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if not names or "" in names or twice:
+        what = "no names" if not names else "an empty line" if "" in names else f"{twice[0]!r} twice"
+        raise UsageError(f"{uri} has {what}; wanted one name a line, each once")
+    return names
+
+
+def span(flag: str, text: str) -> tuple[int, int]:
+    """Read N or MIN:MAX as (N, N) or (MIN, MAX).
+
+    Raises:
+        UsageError: it is neither.
+    """
+    least, _, most = text.partition(":")
+    if least.isdecimal() and (most.isdecimal() or not most) and 1 <= int(least) <= int(most or least):
+        return int(least), int(most or least)
+    raise UsageError(f"{flag} must be N or MIN:MAX with 1 <= MIN <= MAX, got {text}")
+
+
+def require_sight(chosen: "Index", table: str, split: str | None) -> None:
+    """Say how many clips were left out for want of RGB frames.
+
+    Raises:
+        UsageError: all were.
+    """
+    if not chosen.blind:
+        return
+    remedy = (
+        f"neither pictures in {frames_uri(table)} nor a video that is there and can be read; "
+        "jobs.extract --frames makes pictures where the videos are"
+    )
+    if not chosen.clips:
+        raise UsageError(f"all {chosen.blind} clips of split {split!r} have {remedy}")
+    log.warning("%d clips of split %r are left out: they have %s", chosen.blind, split, remedy)
+
+
 def absolute(job: T, *names: str) -> T:
-    """The job with these paths made absolute: workers have other current folders. URIs stay as they are."""
-    changed = {name: getattr(job, name) for name in names}
-    changed = {k: v if v is None or "://" in v else os.path.abspath(v) for k, v in changed.items()}
-    return dataclasses.replace(job, **changed)  # type: ignore[type-var]
+    """The job with these paths made absolute: workers have other current folders.
+
+    Of URIs what does not count goes, a slash at the end: a folder has one name, by which it is locked and compared.
+
+    Raises:
+        UsageError: a URI that nothing opens.
+    """
+
+    def one(path: Any) -> Any:
+        if isinstance(path, tuple):
+            return tuple(one(part) for part in path)
+        if path is None or "://" not in path:
+            return path and os.path.abspath(path)
+        try:
+            for scheme in path.split("://")[0].split("::"):
+                fsspec.get_filesystem_class(scheme)
+        except (ImportError, ValueError) as error:
+            raise UsageError(f"{path}: {error}; wanted a path, or a URI such as s3://bucket/folder") from error
+        return re.sub("(?<=[^:/])/+$", "", path)
+
+    return dataclasses.replace(job, **{name: one(getattr(job, name)) for name in names})  # type: ignore[type-var]
 
 
 def write_json(uri: str, value: Any) -> None:
     """Write `value` as JSON to any fsspec URI."""
-    write_whole(uri, json.dumps(value, indent=1, default=str).encode())
+    write_whole(uri, _json(value).encode())
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, default=str)

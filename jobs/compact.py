@@ -3,14 +3,13 @@
 import contextlib
 import json
 import logging
-import os
 import sys
 from dataclasses import dataclass
 from typing import Any
 
 import tyro
 
-from jobs import _job
+from jobs import _job, _terminal
 from posec3d import compact
 from posec3d import table as tables
 from posec3d.storage import read_whole
@@ -36,9 +35,10 @@ class Compact:
     rows_per_file: int = 512
     """Rows of each file of the new table."""
 
-
-class ProblemsFound(ValueError):
-    """Tables are not as they should be: exit code 1, after the usual report."""
+    @property
+    def resumes(self) -> bool:
+        """Whether the same command again goes on where an interrupted one stopped."""
+        return self.out is not None
 
 
 def run(job: Compact) -> dict[str, Any]:
@@ -49,10 +49,9 @@ def run(job: Compact) -> dict[str, Any]:
     """
     if not job.tables:
         raise _job.UsageError("give at least one keypoint table")
-    if job.rows_per_file < 1:
-        raise _job.UsageError(f"--rows-per-file must be >= 1, got {job.rows_per_file}")
-    job = _job.absolute(job, "out")
-    sources = [uri.rstrip("/") if "://" in uri else os.path.abspath(uri) for uri in job.tables]
+    _job.require_least(job, rows_per_file=1)
+    job = _job.absolute(job, "tables", "out")
+    sources = list(job.tables)
     if len(set(sources)) < len(sources):
         raise _job.UsageError("a table is given twice")
     try:
@@ -61,13 +60,13 @@ def run(job: Compact) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise _job.UsageError(str(error)) from error
 
-    path = f"{job.out.rstrip('/')}/_compact" if job.out else f"{sources[0]}/_check"
+    path = f"{job.out}/_compact" if job.out else f"{sources[0]}/_check"
     begun = {"tables": sources, "rows_per_file": job.rows_per_file}
     if job.out:
         _require_own(job.out, path, begun)
     with _job.lock(path) if job.out else contextlib.nullcontext():
         found = compact.find(sources)
-        with _job.progress("check", found.rows) as advance:
+        with _terminal.progress("check", found.rows, "clips") as advance:
             checked = compact.check(found, lambda rows: advance(rows, f"{found.problems.total} problems"))
         keypoints, kept = checked.keypoints, checked.keypoints[checked.keep]
         summary: dict[str, Any] = {
@@ -83,13 +82,13 @@ def run(job: Compact) -> dict[str, Any]:
             begun["labels"] = checked.labels
             _require_own(job.out, path, begun)
             _job.write_json(f"{path}/begun.json", begun)
-            with _job.progress("merge", found.rows) as advance:
+            with _terminal.progress("merge", found.rows, "clips") as advance:
                 compact.merge(
                     found,
                     checked,
                     job.out,
                     rows_per_file=job.rows_per_file,
-                    on_progress=lambda rows: advance(rows, "clips"),
+                    on_progress=lambda rows: advance(rows, ""),
                 )
             after = compact.find([job.out]) if len(kept) else compact.Files()
             summary |= {
@@ -108,9 +107,8 @@ def run(job: Compact) -> dict[str, Any]:
         more = ["..."] if problem["count"] > len(places) else []
         log.warning("%s", "\n  ".join([f"{problem['count']} {problem['kind']}: {problem['remedy']}", *places, *more]))
     if found.problems.left(merged=job.out is not None):
-        _job.report("compact", summary)  # what ends with an error is not reported otherwise
         what = f"problems in {', '.join(sources)}" if job.out is None else f"not all rows and files are in {job.out}"
-        raise ProblemsFound(f"{what}: see above, and {path}/summary.json")
+        raise _job.ProblemsFound(f"{what}: see {path}/summary.json", summary)
     return summary
 
 

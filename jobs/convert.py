@@ -1,7 +1,6 @@
 """Job: a checkpoint of PYSKL or MMAction2 -> one of ours, `python -m jobs.convert PRESET --checkpoint FILE.pth ...`."""
 
 import sys
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -12,7 +11,7 @@ from posec3d import checkpoint as checkpoints
 from posec3d.config import PRESETS, TrainConfig
 from posec3d.models.convert import PYSKL_DEFAULT_LIMBS, load_reference
 from posec3d.pth import read_tensors
-from posec3d.storage import read_whole
+from posec3d.storage import exists, read_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +46,15 @@ def run(job: Convert) -> dict[str, Any]:
     job = _job.absolute(job, "out")
     if not job.out.endswith(".safetensors"):
         raise _job.UsageError(f"--out must end in .safetensors, got {job.out}")
-    if checkpoints.exists(job.out):
+    if exists(job.out):
         raise _job.UsageError(f"{job.out} exists; remove it, or give another --out")
     if job.limb_order != "skeleton" and job.config.heatmap.kind != "limb":
         raise _job.UsageError(f"--limb-order {job.limb_order} needs --heatmap.kind limb")
-    labels = _labels(job.labels)
-    tensors = read_tensors(_read(job.checkpoint))
+    labels = _job.label_names(job.labels)
+    try:
+        tensors = read_tensors(_read(job.checkpoint))
+    except ValueError as error:
+        raise ValueError(f"{job.checkpoint}: {error}; give a .pth file of PYSKL or MMAction2") from error
     try:
         model = checkpoints.build_model(job.config, job.skeleton, len(labels))
         report = load_reference(
@@ -86,20 +88,11 @@ def _read(uri: str) -> bytes:
     return data
 
 
-def _labels(uri: str) -> tuple[str, ...]:
-    names = tuple(line.strip() for line in _read(uri).decode().strip().splitlines())
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if "" in names or twice:
-        what = f"{twice[0]!r} twice" if twice and twice[0] else "an empty line"
-        raise _job.UsageError(f"{uri} has {what}; wanted one name a line, each once")
-    return names
-
-
 def parse(args: list[str] | None = None) -> Convert:
     """The command line: a preset, and whatever overrides it."""
     files = {"checkpoint": tyro.MISSING, "labels": tyro.MISSING, "out": tyro.MISSING}
     presets = {name: (line, Convert(**files, config=config)) for name, (line, config) in PRESETS.items()}
-    return tyro.extras.overridable_config_cli(presets, prog="python -m jobs.convert", args=args)
+    return _job.parse_preset(presets, args)
 
 
 if __name__ == "__main__":

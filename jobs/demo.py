@@ -8,10 +8,9 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
-import jinja2
 import numpy as np
 
 from jobs import _job
@@ -23,8 +22,9 @@ from jobs import train as train_job
 from posec3d import actors, draw, load
 from posec3d.clips import uniform_sample
 from posec3d.config import PRESETS
+from posec3d.frames import clip_frames
+from posec3d.report import template
 from posec3d.skeletons import skeleton
-from posec3d.video import open_video
 from posec3d.weights import cache_folder
 
 log = logging.getLogger("posec3d")
@@ -46,6 +46,8 @@ class Demo:
     out: str = "runs/demo"
     """Local folder of everything; the same command again goes on where it stopped."""
 
+    resumes: ClassVar[bool] = True
+
 
 def run(job: Demo) -> dict[str, Any]:
     """All stages in order; OUT/index.html shows what came out."""
@@ -60,7 +62,9 @@ def run(job: Demo) -> dict[str, Any]:
         extract_job.run, extract_job.Extract(videos=str(labels.parent), labels=str(labels), table=table)
     )
     done["stats"] = _job.execute(stats_job.run, stats_job.Stats(table=table, report=str(out / "synthetic/report")))
-    done["train"] = _job.execute(train_job.run, train_job.Train(table=table, out=trained, config=PRESETS["demo"][1]))
+    done["train"] = _job.execute(
+        train_job.run, train_job.Train(table=table, out=trained, final_clips=0, config=PRESETS["demo"][1])
+    )
     # The last epoch's model, not the best one: the best was chosen on these very actors.
     model = f"{trained}/last.safetensors"
     tested = evaluate_job.Evaluate(runs=(model,), table=table, clips=10, out=f"{trained}/evaluate")
@@ -72,7 +76,7 @@ def run(job: Demo) -> dict[str, Any]:
         shutil.copy(source, held_out / f"{action}.mp4")
     done["predict"] = _job.execute(
         predict_job.run,
-        predict_job.Predict(run=model, videos=str(held_out), out=str(out / "synthetic/predictions")),
+        predict_job.Predict(runs=(model,), videos=str(held_out), out=str(out / "synthetic/predictions")),
     )
     real = real_videos(out / "real/videos")
     if real is not None:
@@ -81,7 +85,7 @@ def run(job: Demo) -> dict[str, Any]:
         done["stats real"] = _job.execute(stats_job.run, stats_job.Stats(table=table, report=str(out / "real/report")))
         done["predict real"] = _job.execute(
             predict_job.run,
-            predict_job.Predict(run=model, videos=str(real), out=str(out / "real/predictions")),
+            predict_job.Predict(runs=(model,), table=table, out=str(out / "real/predictions")),
         )
     write_picture(out / "picture.png", held_out / "jumping_jack.mp4", model)
     write_index(out, done)
@@ -130,11 +134,10 @@ def write_picture(path: Path, video: Path, run: str) -> None:
     result = load(run).predict(video)
     clip, volume = result.clip, result.volume
     assert volume is not None  # noqa: S101 - the demo's model takes volumes
-    with open_video(clip.video) as frames:
-        overlays = [
-            draw.skeleton_overlay(frame, clip.keypoints[:, t], clip.scores[:, t], skeleton(clip.skeleton))
-            for t, (_, frame) in enumerate(frames)
-        ]
+    overlays = [
+        draw.skeleton_overlay(frame, clip.keypoints[:, t], clip.scores[:, t], skeleton(clip.skeleton))
+        for t, frame in enumerate(clip_frames(clip))
+    ]
     length = volume.shape[1]
     frames_seen = uniform_sample(clip.num_frames, length, num_clips=10)[0]  # those of the volume
     above = draw.side_by_side([overlays[frames_seen[t]] for t in draw.evenly(length, 4)])
@@ -146,15 +149,13 @@ def write_picture(path: Path, video: Path, run: str) -> None:
 
 def write_index(out: Path, done: dict[str, dict[str, Any]]) -> None:
     """Write OUT/index.html, which links every picture and report."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("posec3d"), autoescape=True, undefined=jinja2.StrictUndefined
-    )
     parts = []
     for title, key in (("Synthetic actors the model has not seen", "predict"), ("Real video", "predict real")):
         if key in done:
             folder = Path(done[key]["path"]).relative_to(out)
             parts.append({"title": title, "folder": folder, "predictions": done[key]["predictions"]})
-    html = environment.get_template("demo.html.j2").render(done=done, parts=parts, real="stats real" in done)
+    page = template("demo.html.j2", short=lambda name: draw.one_line(name, 200))
+    html = page.render(done=done, parts=parts, real="stats real" in done)
     (out / "index.html").write_text(html, encoding="utf-8")
 
 

@@ -1,8 +1,11 @@
 """Job: trained runs + keypoint table -> accuracy, `python -m jobs.evaluate RUN... --table URI --split EXPR`."""
 
 import csv
+import hashlib
 import io
+import json
 import logging
+import posixpath
 import re
 import sys
 from collections.abc import Iterator
@@ -13,15 +16,14 @@ import numpy as np
 import ray
 import tyro
 
-from jobs import _job
+from jobs import _job, _ray, _terminal
 from pipelines import extract, predict
-from posec3d import checkpoint as checkpoints
 from posec3d import draw, metrics
 from posec3d import table as tables
 from posec3d.checkpoint import Checkpoint
-from posec3d.feed import index
+from posec3d.feed import Index, index, index_options
 from posec3d.skeletons import counterparts, skeleton
-from posec3d.storage import write_whole
+from posec3d.storage import read_whole, write_whole
 
 log = logging.getLogger("posec3d")
 
@@ -45,7 +47,8 @@ class Evaluate:
     weights_split: str | None = None
     """Choose the weights instead, on these clips: those that make their labels likeliest. None of them is tested."""
     out: str | None = None
-    """Folder of the results; default: a folder named after the test in the first run's folder."""
+    """Folder of the results; default: a folder in the first run's, named after the test, and after the table if the run
+    was trained on another."""
     actors: int | None = None
     """Copies of a model that work in parallel; default: one a CPU."""
     use_gpu: bool = False
@@ -54,23 +57,18 @@ class Evaluate:
 
 def run(job: Evaluate) -> dict[str, Any]:
     """Score the split with every run, fuse, and write what came out."""
-    if not job.runs:
-        raise _job.UsageError("give at least one run: the folder of a jobs.train run, or a .safetensors file")
-    if job.weights is not None and (len(job.weights) != len(job.runs) or not all(w >= 0 for w in job.weights)):
-        raise _job.UsageError(f"--weights wants a number >= 0 for each of {len(job.runs)} runs, got {job.weights}")
-    if job.weights is not None and (job.weights_split is not None or not sum(job.weights)):
-        raise _job.UsageError("give --weights of which one is positive, or --weights-split")
-    job = _job.absolute(job, "table", "out")
+    _job.require_weights(job.weights, job.runs)
+    if job.weights is not None and job.weights_split is not None:
+        raise _job.UsageError("give --weights or --weights-split, not both")
+    _job.require_least(job, clips=1, actors=1)
+    job = _job.absolute(job, "runs", "table", "out")
+    files, models = _job.models(job.runs)
     try:
-        files = [checkpoints.read(uri) for uri in job.runs]
         found = tables.summary(job.table)
     except FileNotFoundError as error:
         raise _job.UsageError(str(error)) from error
-    models = [checkpoints.loads(data, uri) for data, uri in zip(files, job.runs, strict=True)]
     names = models[0].labels
     for uri, model in zip(job.runs, models, strict=True):
-        if model.labels != names:
-            raise _job.UsageError(f"{uri} knows other classes than {job.runs[0]}; they cannot be fused")
         for kind in found["skeletons"] - {model.skeleton}:
             lost = [joint for joint in skeleton(model.skeleton).joints if not counterparts(joint, skeleton(kind))]
             log.warning("%s looks at %s; clips of %s lack: %s", uri, model.skeleton, kind, ", ".join(lost) or "nothing")
@@ -80,20 +78,25 @@ def run(job: Evaluate) -> dict[str, Any]:
             raise _job.UsageError(f"label {number} is {name!r} in {job.table}, but {known!r} in {job.runs[0]}")
     _job.require_splits(job.table, found, job.split, job.weights_split)
     _require_clips(job, found)
+    for uri in job.runs:
+        _tell_learnt(job, uri)
 
-    _job.connect()
+    indices = {
+        split: [_index(job, model, split) for model in models]
+        for split in {job.split, job.weights_split if job.weights_split is not None else job.split}
+    }
+
+    _ray.connect()
     weights = np.array(job.weights or [1.0] * len(models))
     if job.weights_split is not None:
-        _, labels, scores = _scores(job, files, models, job.weights_split)
+        _, labels, scores = _scores(job, files, indices[job.weights_split])
         weights = metrics.fusion_weights(scores, labels)
     weights = weights / weights.sum()
-    ids, labels, scores = _scores(job, files, models, job.split)
+    ids, labels, scores = _scores(job, files, indices[job.split])
     fused = np.tensordot(weights, scores, 1)
     result = metrics.evaluate(fused, labels, names)
 
-    test = f"{job.split or 'all'}-{job.clips}clip{'s' if job.clips > 1 else ''}{'-flip' if job.flip else ''}"
-    folder = job.runs[0].removesuffix(".safetensors").rstrip("/")
-    out = (job.out or f"{folder}/evaluate/{re.sub(r'[^A-Za-z0-9_-]+', '_', test)}").rstrip("/")
+    out = job.out or _default_out(job)
     _write(out, result, ids, labels, fused, names)
     each = [
         {"run": uri, "weight": float(weight), "top1": metrics.top_k(score, labels, 1)}
@@ -103,12 +106,36 @@ def run(job: Evaluate) -> dict[str, Any]:
         log.info("%s: weight %.3f, top-1 alone %.4f", *row.values())
     return {
         "path": out,
+        **({} if "://" in out else {"picture": f"{out}/confusion.png"}),
+        "table": job.table,
         "runs": each,
         "split": job.split,
         "test clips": job.clips,
         "flip": job.flip,
         **result,
     }
+
+
+def _default_out(job: Evaluate) -> str:
+    """A folder in the first run's, named after the test: another one for each thing that can be tested."""
+    test = f"{job.split or 'all'}-{job.clips}clip{'s' if job.clips > 1 else ''}{'-flip' if job.flip else ''}"
+    folder = job.runs[0].removesuffix(".safetensors")
+    if _trained(job.runs[0]).get("table") != job.table:  # not what it was trained on
+        test += f"-on-{posixpath.basename(job.table)}-{_digest(job.table)}"
+    if len(job.runs) > 1:  # beside the first run's own result, and that of its fusion with others
+        test += f"-fused-{_digest(repr((job.runs, job.weights, job.weights_split)))}"
+    return f"{folder}/evaluate/{re.sub(r'[^A-Za-z0-9_-]+', '_', test)}"
+
+
+def _trained(uri: str) -> dict[str, Any]:
+    """config.json of a run, which is given as its folder or a checkpoint in it or in its epochs/; empty without one."""
+    run = posixpath.dirname(uri).removesuffix("/epochs") if uri.endswith(".safetensors") else uri
+    found: dict[str, Any] = json.loads(read_whole(f"{run}/config.json") or b"{}")
+    return found
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 
 
 def _require_clips(job: Evaluate, found: dict[str, Any]) -> None:
@@ -129,33 +156,57 @@ def _require_clips(job: Evaluate, found: dict[str, Any]) -> None:
         )
 
 
+def _tell_learnt(job: Evaluate, uri: str) -> None:
+    """Say so if a run is tested on clips that it learnt from."""
+    learnt = _trained(uri)
+    if learnt.get("table") == job.table:
+        sides = [
+            [tables.in_split(row["splits"] or (), split) for split in (job.split, learnt["train_split"])]
+            for row in _small(job.table)
+        ]
+        if seen := sum(all(both) for both in sides):
+            tested = sum(one for one, _ in sides)
+            log.warning("%s has learnt from %d of the %d clips: this is no test of it", uri, seen, tested)
+
+
 def _small(table: str) -> Iterator[dict[str, Any]]:
     for group in tables.read_row_groups(table, ["clip_id", "label", "splits"]):
         yield from (row for row in group.to_pylist() if row["label"] is not None)
 
 
-def _scores(
-    job: Evaluate, files: list[bytes], models: list[Checkpoint], split: str | None
-) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Clip ids, labels (N,) and probabilities (runs, N, classes) of a split, in one order."""
+def _index(job: Evaluate, model: Checkpoint, split: str | None) -> Index:
+    """The clips that a model is tested with.
+
+    Raises:
+        UsageError: it sees RGB, and there is nothing of that, or no whole frames where it sees those.
+    """
+    try:
+        chosen = index(job.table, split, need_people=False, skeleton=model.skeleton, **index_options(model.config.clip))
+    except ValueError as error:
+        raise _job.UsageError(str(error)) from error
+    _job.require_sight(chosen, job.table, split)
+    return chosen
+
+
+def _scores(job: Evaluate, files: list[bytes], indices: list[Index]) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Clip ids, labels (N,) and probabilities (runs, N, classes) of the clips that all runs can see, in one order."""
     parts = []
-    for data, model in zip(files, models, strict=True):
-        three_d = model.config.clip.space == "body"
-        rgb = model.config.clip.rgb_length > 0
-        chosen = index(job.table, split, people=False, skeleton=model.skeleton, three_d=three_d, rgb=rgb)
+    gpus = float(job.use_gpu)
+    for data, chosen in zip(files, indices, strict=True):
         spare = int(ray.cluster_resources().get("CPU", 0)) - 1
-        actors = job.actors or max(1, min(spare, extract.default_actors(), -(-chosen.clips // predict.BATCH)))
-        _job.require(actors, "copies of a model")
+        most = min(spare, extract.default_actors(gpus_per_actor=gpus), -(-chosen.clips // predict.BATCH))
+        actors = job.actors or max(1, most)
+        _ray.require(actors, "copies of a model", gpus=gpus)
         rows: dict[str, tuple[int, np.ndarray]] = {}
-        with _job.progress("evaluate", chosen.clips) as advance:
+        with _terminal.progress("evaluate", chosen.clips, "clips") as advance:
             dataset = predict.scores(
                 chosen, data, num_clips=job.clips, flipped=job.flip, actors=actors, use_gpu=job.use_gpu
             )
             for row in dataset.iter_rows():
                 rows[row["clip_id"]] = (int(row["label"]), np.asarray(row["scores"]))
-                advance(len(rows), "clips")
+                advance(len(rows), "")
         parts.append(rows)
-    ids = sorted(parts[0])
+    ids = sorted(set.intersection(*map(set, parts)))
     return ids, np.array([parts[0][i][0] for i in ids]), np.array([[part[i][1] for i in ids] for part in parts])
 
 

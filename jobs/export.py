@@ -10,7 +10,7 @@ from jobs import _job
 from posec3d import checkpoint as checkpoints
 from posec3d import export
 from posec3d.export_torch import NotExportable
-from posec3d.storage import write_whole
+from posec3d.storage import exists, write_whole
 
 FORMATS = {".onnx": (export.onnx, export.open_onnx), ".pt2": (export.program, export.open_program)}
 LIMIT = 1e-4
@@ -21,8 +21,8 @@ LIMIT = 1e-4
 class Export:
     """Write a model for use without this package: the renderer is inside, labels and instructions are its metadata.
 
-    The file is run on random people, 1, 2 and 5 of them, in batches of 1 and 3, and kept only if it says what the model
-    says. docs/export.md has an example that uses it.
+    The file is run on random people, 1, 2 and 5 of them, in batches of 1 and 3, with random pictures where it takes
+    some, and kept only if it says what the model says. docs/export.md has examples that use it.
     """
 
     run: tyro.conf.Positional[str]
@@ -42,7 +42,7 @@ def run(job: Export) -> dict[str, Any]:
     suffix = next((suffix for suffix in FORMATS if job.out.endswith(suffix)), None)
     if suffix is None:
         raise _job.UsageError(f"--out must end in {' or '.join(FORMATS)}, got {job.out}")
-    if checkpoints.exists(job.out):
+    if exists(job.out):
         raise _job.UsageError(f"{job.out} exists; remove it, or give another --out")
     try:
         checkpoint = checkpoints.load(job.run)

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from jobs import _job
+from jobs import _job, _ray, _terminal
 from pipelines import extract, frames
-from pipelines.plan import Todo, Video, find_videos, number_labels, plan
+from pipelines.plan import Todo, Video, find_videos, hold_out, number_labels, plan
 from posec3d import estimators
 from posec3d import table as tables
-from posec3d.frames import Crop
+from posec3d.frames import STAGE, Crop, frames_uri, locate
 from posec3d.given import Given
 from posec3d.storage import read_whole
 from posec3d.stored import heatmaps_uri
@@ -21,9 +21,6 @@ from posec3d.video import Decoder
 from posec3d.weights import Network
 
 log = logging.getLogger("posec3d")
-
-SHOWN = 20
-"""Failures named in the log; all of them are in the table's `_failures/` and in summary.json."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +37,9 @@ class Extract:
     """Table to append to; a folder or S3 prefix."""
     labels: str | None = None
     """CSV with the header video,label[,split]; several splits joined by ';'."""
+    test_share: float | None = None
+    """Without splits in folders or labels: of each class so many videos, such as 0.2, are the split test, the others
+    train. Drawn by name, whoever is in them: where people recur, give splits, or the test flatters."""
     pose: str = estimators.POSES[0]
     """movenet-thunder, movenet-lightning; with `make mmpose` hrnet-w32, hrnet-w48, mobilenetv2, rtmpose-t, rtmpose-m,
     rtmpose-l; or a file of poses (Parquet, COCO keypoint JSON)."""
@@ -79,9 +79,15 @@ class Extract:
     retry_failed: bool = False
     """Try what was given up again."""
     max_failed: float | None = None
-    """Exit with 3 if more fail: a fraction below 1, or a count. Default: no limit."""
+    """Exit with 3 if more videos, or with --frames more clips, fail: a fraction below 1, or a count. Default: no
+    limit."""
     dry_run: bool = False
     """Extract a few videos without storing them, and say how long all would take and how much disk."""
+
+    @property
+    def resumes(self) -> bool:
+        """Whether the same command again goes on where an interrupted one stopped."""
+        return not self.dry_run
 
 
 def run(job: Extract) -> dict[str, Any]:
@@ -89,37 +95,44 @@ def run(job: Extract) -> dict[str, Any]:
     job = _job.absolute(
         job, "videos", "table", "labels", *(n for n in ("pose", "detector") if is_file(getattr(job, n)))
     )
-    options, actors = _options(job), _actors(job.actors)
+    options = _options(job)
+    actors = None if job.actors is None else _job.span("--actors", job.actors)
     try:
         videos = find_videos(job.videos, job.labels)
+        if job.test_share is not None:
+            videos = hold_out(videos, job.test_share)
     except (FileNotFoundError, ValueError) as error:
         raise _job.UsageError(str(error)) from error
-    notes = f"{job.table.rstrip('/')}/_extract"
+    notes = f"{job.table}/_extract"
     with _job.lock(notes):
         settings = _same_settings(job, options, notes)
         if job.dry_run:
             todo = plan(videos, job.table, max_attempts=job.max_attempts, retry_failed=job.retry_failed)
             return _dry_run(job, videos, todo, options, notes)
+        if job.frames is not None:
+            _same_pictures(job)
         if recovered := extract.recover(job.table):
             log.info("%d clips that a killed run had left are in the table now", recovered)
         videos = _numbered(videos, job, notes)
         todo = plan(videos, job.table, max_attempts=job.max_attempts, retry_failed=job.retry_failed)
         if todo.relabelled:
             log.warning(
-                "%d clips have other labels or splits now than in the table, which keeps what it has; "
-                "extract into a new table to change them",
+                "%d clips have other labels or splits now than in the table, which keeps what it has; docs/training.md "
+                "(Splits) copies it with others in seconds",
                 todo.relabelled,
             )
         done = extract.Progress()
         if todo.missing:  # else neither Ray nor the networks are needed
             networks = _networks(job, videos)
+            if read_whole(f"{notes}/settings.json") is None:
+                _require_rows_of(job.table, *networks)
             _job.write_json(f"{notes}/settings.json", settings)
-            _job.connect()
+            _ray.connect()
             if actors is None:
                 most = extract.default_actors(job.cpus_per_actor, job.gpus_per_actor)
                 actors = (most if job.segment_seconds else min(most, len(todo.missing)),) * 2
-            _job.require(actors[0], "actors", cpus=job.cpus_per_actor, gpus=job.gpus_per_actor)
-            with _job.progress("extract", len(todo.missing)) as advance:
+            _ray.require(actors[0], "actors", cpus=job.cpus_per_actor, gpus=job.gpus_per_actor)
+            with _terminal.progress("extract", len(todo.missing), "videos") as advance:
                 done = extract.extract(
                     todo.missing,
                     job.table,
@@ -140,22 +153,27 @@ def _store_frames(job: Extract) -> dict[str, Any]:
     places = frames.missing(job.table)
     done = frames.Progress()
     if places.num_rows:
-        _job.connect()
-        with _job.progress("frames", places.num_rows) as advance:
+        _ray.connect()
+        with _terminal.progress("frames", places.num_rows, "clips") as advance:
             done = frames.store(
                 job.table,
                 places,
                 most=job.frames_per_clip,
                 crop=job.frames or "whole",
+                max_attempts=job.max_attempts,
                 on_progress=lambda p: advance(p.clips + p.failed, f"{p.pictures} pictures, {p.failed} clips failed"),
             )
-    for error in done.errors[:SHOWN]:
-        log.warning("no frames of %s: %s", error["video"] or error["clip_id"], error["error"])
+    _job.tell_failures(
+        [f"no frames of {error['video'] or error['clip_id']}: {error['error']}" for error in done.errors],
+        tables.failures_uri(job.table),
+    )
     return {
+        "clips with frames": len(locate(job.table)[1]),
         "clips with new frames": done.clips,
         "clips without frames": done.failed,
         "KB of frames a clip": done.bytes / max(done.clips, 1) / 1e3,
         "frames cut a second and core": done.pictures / max(done.seconds, 1e-9),
+        "failures of frames": done.errors,
     }
 
 
@@ -179,13 +197,13 @@ def _options(job: Extract) -> extract.Options:
                 f"{flag} {value}: wanted one of {', '.join(known)}, or a file that ends in .json or .parquet"
             )
     counts = ("detect_every", "max_persons", "cpus_per_actor", "rows_per_file", "max_attempts", "frames_per_clip")
-    for name in counts:
-        if getattr(job, name) < 1:
-            raise _job.UsageError(f"--{name.replace('_', '-')} must be >= 1, got {getattr(job, name)}")
+    _job.require_least(job, **dict.fromkeys(counts, 1))
     for name in ("fps", "segment_seconds"):
         rate = getattr(job, name)
         if rate is not None and not rate > 0:
             raise _job.UsageError(f"--{name.replace('_', '-')} must be > 0, got {rate}")
+    if job.test_share is not None and not 0 < job.test_share < 1:
+        raise _job.UsageError(f"--test-share must be between 0 and 1, got {job.test_share}")
     if not 0 <= job.gpus_per_actor <= 1:
         raise _job.UsageError(f"--gpus-per-actor must be from 0 to 1, got {job.gpus_per_actor}; an actor uses one GPU")
     if job.decoder == "nvdec" and not job.gpus_per_actor:
@@ -209,16 +227,6 @@ def _options(job: Extract) -> extract.Options:
         max_attempts=job.max_attempts,
         decoder=job.decoder,
     )
-
-
-def _actors(text: str | None) -> tuple[int, int] | None:
-    """Read --actors, N or MIN:MAX."""
-    if text is None:
-        return None
-    least, _, most = text.partition(":")
-    if least.isdecimal() and (most.isdecimal() or not most) and 1 <= int(least) <= int(most or least):
-        return int(least), int(most or least)
-    raise _job.UsageError(f"--actors must be N or MIN:MAX with 1 <= MIN <= MAX, got {text}")
 
 
 def _networks(job: Extract, videos: Sequence[Video]) -> tuple[Network | Given, Network | Given]:
@@ -264,6 +272,42 @@ def _same_settings(job: Extract, options: extract.Options, notes: str) -> dict[s
     return now
 
 
+def _same_pictures(job: Extract) -> None:
+    """See that a table's pictures are all made in one way; their folder notes which, and who removes it chooses anew.
+
+    Raises:
+        UsageError: those that are there were made in another.
+    """
+    folder = frames_uri(job.table)
+    now = {"frames": job.frames, "frames_per_clip": job.frames_per_clip}
+    before = json.loads(read_whole(f"{folder}/settings.json") or b"{}")
+    if before not in ({}, now) and tables.data_files(folder):
+        raise _job.UsageError(
+            f"the pictures in {folder} were made with --frames {before['frames']} --frames-per-clip "
+            f"{before['frames_per_clip']}; take the same, or remove the folder to make all of them anew"
+        )
+    _job.write_json(f"{folder}/settings.json", now)
+
+
+def _require_rows_of(table: str, *networks: Network | Given) -> None:
+    """See that a table without notes of its extraction, as a compacted or imported one, has rows of these networks.
+
+    Raises:
+        UsageError: it has others.
+    """
+    if not tables.data_files(table):
+        return
+    now = tuple(n.name if isinstance(n, Given) else str(n).removesuffix("@") for n in networks)
+    for group in tables.read_row_groups(table, ["detector", "pose_model"]):
+        for there in set(zip(*(group[name].to_pylist() for name in ("detector", "pose_model")), strict=True)):
+            if there != now:
+                raise _job.UsageError(
+                    f"{table} has rows of detector {there[0]!r} and pose network {there[1]!r}, this command would add "
+                    f"some of {now[0]!r} and {now[1]!r}; take the same, or another --table"
+                )
+    log.warning("%s does not say how it was extracted; its networks are these, the other flags cannot be told", table)
+
+
 def _numbered(videos: list[Video], job: Extract, notes: str) -> list[Video]:
     """Number the labels, and note the numbers: a killed run must not leave some labels numbered and others not."""
     known = {int(k): v for k, v in json.loads(read_whole(f"{notes}/labels.json") or b"{}").items()}
@@ -289,7 +333,8 @@ def _summary(
     job: Extract, todo: Todo, done: extract.Progress, notes: str, count: int, pictures: dict[str, Any]
 ) -> dict[str, Any]:
     failures = tables.read_failures(job.table)
-    failed = [f for f in failures.values() if f["time"] >= done.since]
+    failed = [f for f in failures.values() if f["time"] >= done.since and f["stage"] != STAGE]
+    where = tables.failures_uri(job.table)
     seconds = done.elapsed()
     summary: dict[str, Any] = {
         "path": notes,
@@ -314,17 +359,13 @@ def _summary(
         summary["MB of heatmaps"] = tables.size(heatmaps_uri(job.table)) / 1e6
     summary |= pictures
     summary["failures"] = [{k: f[k] for k in ("video", "stage", "error", "attempts")} for f in failed]
-    for row in summary["failures"][:SHOWN]:
-        log.warning("%s failed: %s", row["video"], row["error"])
-    if len(failed) > SHOWN:
-        log.warning("and %d more; all are in %s", len(failed) - SHOWN, tables.failures_uri(job.table))
+    _job.tell_failures([_job.failed(f["video"], f["error"]) for f in failed], where)
     lost = len(done.failed_videos) + todo.given_up
-    limit = job.max_failed
-    if limit is not None and lost > (limit * count if limit < 1 else limit):
-        raise _job.TooManyFailures(
-            f"{lost} of {count} videos failed, --max-failed allows {limit:g}; see {tables.failures_uri(job.table)}",
-            summary,
-        )
+    _job.require_few_failures(job.max_failed, lost, count, "videos failed", where, summary)
+    if pictures:
+        blind = pictures["clips without frames"]
+        seen = blind + pictures["clips with frames"]
+        _job.require_few_failures(job.max_failed, blind, seen, "clips for --frames failed", where, summary)
     return summary
 
 
@@ -339,13 +380,15 @@ def _dry_run(job: Extract, videos: Sequence[Video], todo: Todo, options: extract
     }
     if todo.missing:
         sample = extract.measure(todo.missing, *_networks(job, videos), options)
-        actors = (_actors(job.actors) or (os.cpu_count() or 1,) * 2)[1]
+        actors = _job.span("--actors", job.actors)[1] if job.actors else os.cpu_count() or 1
+        hours = len(todo.missing) * sample.seconds / actors / 3600
         summary |= {
             "videos measured": sample.videos,
             "of them failed": sample.failed,
             "seconds a video": sample.seconds,
             "KB a video": sample.bytes / 1e3,
-            f"hours with {actors} actors like this process": len(todo.missing) * sample.seconds / actors / 3600,
+            "time for all": f"{_terminal.clock(3600 * hours)} with {actors} actors like this process",
+            "hours": hours,
             "GB on disk": len(todo.missing) * sample.bytes / 1e9,
         }
     return summary

@@ -5,12 +5,11 @@ import logging
 import re
 import sys
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-import fsspec
 import tyro
 
-from jobs import _job
+from jobs import _job, _terminal
 from posec3d import table as tables
 from posec3d.annotations import Options, SourceError, open_annotations
 from posec3d.annotations.to_table import Imported, import_clips
@@ -18,9 +17,6 @@ from posec3d.skeletons import SKELETONS
 from posec3d.storage import read_whole
 
 log = logging.getLogger("posec3d")
-
-SHOWN = 20
-"""Failures named in the log; all of them are in the table's `_failures/` and in summary.json."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +46,8 @@ class ImportPoses:
     max_failed: float | None = None
     """Exit with 3 if more fail: a fraction below 1, or a count. Default: no limit."""
 
+    resumes: ClassVar[bool] = True
+
 
 def run(job: ImportPoses) -> dict[str, Any]:
     """Import what is missing; the summary counts this run, and the table as a whole.
@@ -61,13 +59,13 @@ def run(job: ImportPoses) -> dict[str, Any]:
     """
     job = _job.absolute(job, "source", "table", "labels")
     options = _options(job)
-    notes = f"{job.table.rstrip('/')}/_import"
+    notes = f"{job.table}/_import"
     try:
         annotations = open_annotations(job.format, job.source, options)
         with _job.lock(notes):
             settings = _same_settings(job, notes)
             _job.write_json(f"{notes}/settings.json", settings)
-            with _job.progress("import, %", 100) as advance:
+            with _terminal.progress("import", 100, "%") as advance:
                 imported = import_clips(
                     annotations, job.table, on_progress=lambda i: advance(int(100 * i.share), _note(i))
                 )
@@ -89,8 +87,7 @@ def _options(job: ImportPoses) -> Options:
     """
     if job.skeleton is not None and job.skeleton not in SKELETONS:
         raise _job.UsageError(f"--skeleton {job.skeleton}: wanted one of {', '.join(sorted(SKELETONS))}")
-    if job.max_persons is not None and job.max_persons < 1:
-        raise _job.UsageError(f"--max-persons must be >= 1, got {job.max_persons}")
+    _job.require_least(job, max_persons=1)
     if not 0 <= job.fps < 10_000:
         raise _job.UsageError(f"--fps must be >= 0, got {job.fps}")
     size = None
@@ -99,29 +96,8 @@ def _options(job: ImportPoses) -> Options:
         if sides is None or "0" in sides.groups():
             raise _job.UsageError(f"--size must be HxW in pixels, such as 1080x1920, got {job.size}")
         size = int(sides[1]), int(sides[2])
-    return Options(
-        skeleton=job.skeleton, size=size, fps=job.fps, max_persons=job.max_persons, labels=_names(job.labels)
-    )
-
-
-def _names(labels: str | None) -> tuple[str, ...] | None:
-    """The names in a labels file.
-
-    Raises:
-        UsageError: no such file, none in it, or one twice.
-    """
-    if labels is None:
-        return None
-    try:
-        with fsspec.open(labels, "rt", encoding="utf-8-sig") as file:
-            names = [line.strip() for line in file.read().rstrip().splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise _job.UsageError(f"--labels {labels}: {error}") from error
-    again = sorted({name for name in names if names.count(name) > 1 or not name})
-    if again or not names:
-        raise _job.UsageError(f"--labels {labels}: wanted one name a line, got {again[0]!r} twice" if again else
-                              f"--labels {labels}: no names in it")  # fmt: skip
-    return tuple(names)
+    labels = None if job.labels is None else _job.label_names(job.labels)
+    return Options(skeleton=job.skeleton, size=size, fps=job.fps, max_persons=job.max_persons, labels=labels)
 
 
 def _same_settings(job: ImportPoses, notes: str) -> dict[str, Any]:
@@ -143,10 +119,8 @@ def _same_settings(job: ImportPoses, notes: str) -> dict[str, Any]:
 
 def _summary(job: ImportPoses, imported: Imported, notes: str) -> dict[str, Any]:
     failed = len(imported.failures)
-    for failure in imported.failures[:SHOWN]:
-        log.warning("%s failed: %s", failure["clip_id"], failure["error"])
-    if failed > SHOWN:
-        log.warning("and %d more; all are in %s", failed - SHOWN, tables.failures_uri(job.table))
+    where = tables.failures_uri(job.table)
+    _job.tell_failures([_job.failed(failure["clip_id"], failure["error"]) for failure in imported.failures], where)
     if not imported.clips and not imported.already:
         first = f"; the first: {imported.failures[0]['error']}" if failed else ""
         raise ValueError(f"{job.source}: none of its {imported.entries} clips could be imported{first}")
@@ -175,13 +149,7 @@ def _summary(job: ImportPoses, imported: Imported, notes: str) -> dict[str, Any]
         "splits": dict(sorted(found["splits"].items())),
         "failures": [{k: f[k] for k in ("clip_id", "video", "error", "attempts")} for f in imported.failures],
     }
-    limit = job.max_failed
-    if limit is not None and failed > (limit * imported.entries if limit < 1 else limit):
-        raise _job.TooManyFailures(
-            f"{failed} of {imported.entries} clips failed, --max-failed allows {limit:g}; see "
-            f"{tables.failures_uri(job.table)}",
-            summary,
-        )
+    _job.require_few_failures(job.max_failed, failed, imported.entries, "clips failed", where, summary)
     return summary
 
 

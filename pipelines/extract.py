@@ -3,15 +3,13 @@
 One video, or one piece of a long one, is one block, one actor call and one row. Actors return rows and failures alike;
 the driver appends them to the table in whole files, so a clip is in the table once or not at all however often a worker
 or the driver dies. What has not filled a file yet is kept in `<table>/_extract/pending/`; what a killed driver loses is
-what came in after it last saved there: `SAVE_SECONDS` of work, and what was in the actors.
+what came in after it last saved there: seconds of work (`pipelines.writer`), and what was in the actors.
 """
 
 import contextlib
 import datetime
-import io
 import logging
 import os
-import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -22,19 +20,18 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import ray
 from ray.data import ActorPoolStrategy
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from pipelines import writer
 from pipelines.plan import Video
 from pipelines.worker import (
     RESULT,
     STAGES,
     VIDEO,
-    Attempts,
     ExtractPoses,
     Options,
+    attempts_here,
     cut_into_pieces,
     extract_row,
     load,
@@ -43,16 +40,13 @@ from pipelines.worker import (
 from posec3d import openmmlab
 from posec3d import table as tables
 from posec3d.given import Given
-from posec3d.storage import write_whole
 from posec3d.stored import HEATMAPS, heatmaps_uri
 from posec3d.video import VideoError, require_nvdec, segments
 from posec3d.weights import Network
 
 log = logging.getLogger(__name__)
 
-SAVE_SECONDS = 15.0
-COMMIT_BYTES = 2**28
-"""Waiting results of so many bytes are written even if they do not fill a file: stored heatmaps are large."""
+PENDING = "_extract/pending"
 WAVE = 100_000
 """Videos of one Ray Data execution, which keeps some 8 KB of each on the driver until it ends."""
 
@@ -81,7 +75,7 @@ class Progress:
 
     def elapsed(self) -> float:
         """Seconds since start-up was over, never 0."""
-        return max(time.monotonic() - (self.first or 0.0), 1e-3) if self.first else 1e-3
+        return 1e-3 if self.first is None else max(time.monotonic() - self.first, 1e-3)
 
     def count(self, results: pa.Table) -> None:
         """Add rows of `RESULT`."""
@@ -107,116 +101,22 @@ class Progress:
         return self.working / max(streams * sum(last - first for first, last in self.spans.values()), 1e-9)
 
 
-class Writer:
-    """Appends results to a table in files of many rows; what has not filled one yet is kept in `_extract/pending/`.
-
-    A row is in the table once: a pending file is removed after its rows are in a table file, and `recover` drops those
-    that were there already.
-    """
-
-    def __init__(self, table: str, rows_per_file: int) -> None:
-        self.table = table.rstrip("/")
-        self.rows_per_file = rows_per_file
-        self._waiting: list[pa.Table] = []
-        self._saved = 0  # of them, how many are in pending files
-        self._files: list[str] = []
-        self._name = uuid.uuid4().hex  # of the next file: a write that is tried again must not make two
-        self._lock = threading.Lock()
-        self._ended = threading.Event()
-        self._error: Exception | None = None
-        self._saver = threading.Thread(target=self._save_regularly, daemon=True)
-        self._saver.start()
-
-    def add(self, results: pa.Table) -> None:
-        """Take rows of `RESULT`; write what is waiting when it fills a file.
-
-        Raises:
-            OSError: the storage refuses, now or when it was to keep rows safe.
-        """
-        if self._error:
-            raise self._error
-        with self._lock:
-            self._waiting.append(results)
-            rows = sum(part.num_rows for part in self._waiting)
-            if rows >= self.rows_per_file or sum(part.nbytes for part in self._waiting) >= COMMIT_BYTES:
-                self._commit()
-
-    def close(self) -> None:
-        """Write what is waiting."""
-        self._ended.set()
-        self._saver.join()
-        with self._lock:
-            self._commit()
-
-    def save(self) -> None:
-        """Keep what is waiting safe in a pending file."""
-        with self._lock:
-            if len(self._waiting) == self._saved:
-                return
-            sink = io.BytesIO()
-            pq.write_table(pa.concat_tables(self._waiting[self._saved :]), sink, compression="zstd")
-            path = f"{self.table}/_extract/pending/{time.time_ns()}.parquet"
-            write_whole(path, sink.getvalue())
-            self._files.append(path)
-            self._saved = len(self._waiting)
-
-    def _save_regularly(self) -> None:
-        while not self._error and not self._ended.wait(SAVE_SECONDS):
-            try:
-                self.save()
-            except Exception as error:  # said where the job's own thread meets it
-                self._error = error
-
-    def _commit(self) -> None:
-        if self._waiting:
-            write(pa.concat_tables(self._waiting), self.table, self._name)
-        self._waiting, self._saved, self._name = [], 0, uuid.uuid4().hex
-        remove(self._files)
-        self._files = []
-
-
-def recover(table: str) -> int:
-    """Write what a killed driver left pending into the table; returns the number of its clips."""
-    files = tables.data_files(f"{table.rstrip('/')}/_extract/pending")
-    if not files:
-        return 0
-    parts = []
-    for path in files:
-        fs, name = fsspec.url_to_fs(path)
-        parts.append(pq.ParquetFile(fs.open(name, "rb")).read().cast(RESULT))
-    results = pa.concat_tables(parts)
-    if tables.data_files(table):
-        for group in tables.read_row_groups(table, ["clip_id"]):
-            results = results.filter(pc.invert(pc.is_in(results["clip_id"], group["clip_id"])))
-    if results.num_rows:
-        write(results, table, uuid.uuid4().hex)
-    remove(files)
-    return results.num_rows
-
-
-def remove(files: Sequence[str]) -> None:
-    """Remove files at any URI."""
-    for path in files:
-        fs, name = fsspec.url_to_fs(path)
-        fs.rm_file(name)
-
-
 def write(results: pa.Table, table: str, name: str) -> None:
     """Append rows of `RESULT`, as files of this name: the good ones to the table, the others to its failures.
 
     The clips come last, and after their heatmaps: what ends a write half-way doubles no clip when it is tried again.
     """
-    good, bad = (results.filter(keep(results["error"])) for keep in (pc.is_null, pc.is_valid))
-    if bad.num_rows:
-        now = datetime.datetime.now(datetime.UTC)
-        columns = [column for column in tables.FAILURES.names if column != "time"]
-        rows = [{**row, "time": now} for row in bad.select(columns).to_pylist()]
-        tables.write_file(pa.Table.from_pylist(rows, tables.FAILURES), tables.failures_uri(table), name)
+    good = writer.write_failures(results, table, name)
     kept = good.filter(pc.is_valid(good["regions"]))
     if kept.num_rows:
         tables.write_file(kept.select(HEATMAPS.names).cast(HEATMAPS), heatmaps_uri(table), name)
     if good.num_rows:
         tables.write_file(good.select(tables.SCHEMA.names).cast(tables.SCHEMA), table, name)
+
+
+def recover(table: str) -> int:
+    """Write what a killed driver left pending into the table; returns the number of its rows."""
+    return writer.recover(table, RESULT, write, PENDING)
 
 
 def extract(
@@ -246,13 +146,12 @@ def extract(
         rows_per_file: of the table's files.
         on_progress: called with the running counts after each clip.
     """
-    progress, writer = Progress(), Writer(table, rows_per_file)
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    attempts = ray.remote(Attempts).options(num_cpus=0, scheduling_strategy=here).remote()
+    progress, kept = Progress(), writer.Writer(table, rows_per_file, write, PENDING)
+    attempts = attempts_here()
     arguments = (ray.put(detector), ray.put(pose), options, attempts, gpus_per_actor, streams)
     try:
         for start in range(0, len(videos), WAVE):
-            rows = _rows(videos[start : start + WAVE], options)
+            rows = _rows(videos[start : start + WAVE], options, attempts)
             results_of = rows.map_batches(
                 ExtractPoses,
                 fn_constructor_args=arguments,
@@ -271,13 +170,13 @@ def extract(
             for results in results_of.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
                 progress.count(results)
                 on_progress(progress)
-                writer.add(results)
+                kept.add(results)
     finally:
-        writer.close()
+        kept.close()
     return progress
 
 
-def _rows(videos: Sequence[Video], options: Options) -> ray.data.Dataset:
+def _rows(videos: Sequence[Video], options: Options, attempts: Any) -> ray.data.Dataset:
     """Videos, or their pieces, as a dataset of one row a block: the unit in which Ray Data hands out work."""
     rows = [
         {**asdict(v), "splits": list(v.splits), "pieces": [dict(clip_id=i, attempts=n) for i, n in v.pieces]}
@@ -290,7 +189,17 @@ def _rows(videos: Sequence[Video], options: Options) -> ray.data.Dataset:
     if options.segment_seconds:
 
         def cut(batch: pa.Table) -> pa.Table:
-            return pa.Table.from_pylist(cut_into_pieces(batch.to_pylist()[0], options), VIDEO)
+            (row,) = batch.to_pylist()
+            # Ray runs a dead worker's task again without end; a task is one video, so its deaths are that video's.
+            deaths = ray.get(attempts.deaths.remote(row["clip_id"]))
+            if deaths and row["attempts"] + deaths >= options.max_attempts:
+                said = f"its worker process died {deaths} times while it was cut (crashed decoder, or out of memory)"
+                pieces = [{**row, "error": said, "attempts": row["attempts"] + deaths - 1}]  # the actor counts one more
+            else:
+                ray.get(attempts.begin.remote(row["clip_id"]))
+                pieces = cut_into_pieces(row, options)
+            ray.get(attempts.end.remote(row["clip_id"]))
+            return pa.Table.from_pylist(pieces, VIDEO)
 
         dataset = dataset.map_batches(cut, batch_size=1, batch_format="pyarrow")
         dataset = dataset.repartition(target_num_rows_per_block=1, strict=True)
@@ -339,11 +248,12 @@ def measure(
         count += 1
         row: dict[str, Any] = {**asdict(video), "splits": list(video.splits)}
         times = 1.0
-        with contextlib.suppress(VideoError, OSError):  # said by extract_row
-            pieces = segments(video.video, 10.0, options.fps)
-            middle = pieces[len(pieces) // 2]
-            times = sum(piece.num_frames for piece in pieces) / max(middle.num_frames, 1)
-            row |= asdict(middle)
+        if not isinstance(people, Given):  # a file's poses are read of the whole video at once
+            with contextlib.suppress(VideoError, OSError):  # said by extract_row
+                pieces = segments(video.video, 10.0, options.fps)
+                middle = pieces[len(pieces) // 2]
+                times = sum(piece.num_frames for piece in pieces) / max(middle.num_frames, 1)
+                row |= asdict(middle)
         began = time.monotonic()
         result = extract_row(row, boxes, people, options)
         spent += (time.monotonic() - began) * times

@@ -14,8 +14,9 @@ from typing import Any
 import pyarrow as pa
 import ray
 
+from pipelines.worker import attempts_here
 from posec3d import table as tables
-from posec3d.frames import FRAMES, Crop, cut_frames, locate, to_row, write_frames
+from posec3d.frames import FRAMES, STAGE, Crop, cut_frames, locate, to_row, write_frames
 from posec3d.video import VideoError
 
 COMMIT_BYTES = 2**27
@@ -60,6 +61,7 @@ def store(
     *,
     most: int,
     crop: Crop,
+    max_attempts: int = 3,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Progress:
     """Make the frames of some clips of a table, and write them beside it.
@@ -69,8 +71,10 @@ def store(
         places: from `missing`.
         most: frames of a clip at most.
         crop: around the clip's people, or whole frames.
+        max_attempts: deaths of its worker after which a clip is a failure.
         on_progress: called with the running counts after each clip.
     """
+    attempts = attempts_here()
 
     def cut(batch: pa.Table) -> pa.Table:
         (place,) = batch.to_pylist()
@@ -78,10 +82,15 @@ def store(
         (clip,) = tables.arrow_to_clips(group.slice(place["row"], 1))
         began, row = time.monotonic(), dict.fromkeys(_RESULT.names)
         try:
+            # Ray runs a dead worker's task again without end; a task is one clip, so its deaths are that clip's.
+            if (deaths := ray.get(attempts.deaths.remote(clip.clip_id))) >= max_attempts:
+                raise VideoError(f"{clip.video}: its worker process died {deaths} times")
+            ray.get(attempts.begin.remote(clip.clip_id))
             row |= to_row(clip.clip_id, cut_frames(clip, most=most, crop=crop))
         except Exception as error:  # one bad video must not stop a job
             said = str(error) if isinstance(error, VideoError) else f"{type(error).__name__}: {error}"
             row |= {"clip_id": clip.clip_id, "error": said}
+        ray.get(attempts.end.remote(clip.clip_id))
         row |= {"video": clip.video, "seconds": time.monotonic() - began}
         return pa.Table.from_pylist([row], _RESULT)
 
@@ -118,6 +127,6 @@ def store(
         commit()
         if progress.errors:
             now = datetime.datetime.now(datetime.UTC)
-            rows = [{**error, "stage": "frames", "attempts": 1, "time": now} for error in progress.errors]
+            rows = [{**error, "stage": STAGE, "attempts": 1, "time": now} for error in progress.errors]
             tables.write_file(pa.Table.from_pylist(rows, tables.FAILURES), tables.failures_uri(table))
     return progress

@@ -1,9 +1,9 @@
 """Before extraction: a folder or a labels file -> videos; videos and a table -> what there is to do."""
 
 import csv
+import hashlib
 import posixpath
 import random
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from posec3d import table as tables
-from posec3d.storage import reaching
+from posec3d.storage import exists, files_below, reaching
 
 EXTENSIONS = ".avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv".split()
 
@@ -62,7 +62,7 @@ def find_videos(root: str, labels: str | None = None) -> list[Video]:
         with reaching(root):
             if not fs.exists(top):
                 raise FileNotFoundError("no folder or video there")
-            paths = [top] if fs.isfile(top) else sorted(fs.find(top))
+            paths = [top] if fs.isfile(top) else files_below(fs, top)
         found = []
         for path in paths:
             hidden = path.rsplit("/", 1)[-1].startswith(".")
@@ -81,6 +81,8 @@ def find_videos(root: str, labels: str | None = None) -> list[Video]:
 
 
 def _read_labels(labels: str) -> Iterator[tuple[str, str | None, tuple[str, ...]]]:
+    if not exists(labels):
+        raise FileNotFoundError(f"no labels file at {labels}; wanted a CSV with the header video,label[,split]")
     with fsspec.open(labels, "rt", encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
         try:
@@ -96,19 +98,48 @@ def _read_labels(labels: str) -> Iterator[tuple[str, str | None, tuple[str, ...]
             yield row["video"].strip(), (row["label"] or "").strip() or None, splits
 
 
+def hold_out(videos: Sequence[Video], share: float) -> list[Video]:
+    """Give videos that have no splits one: `test` to a share of each class, `train` to the others.
+
+    Which are tested is drawn by their names, so the same videos come out alike. It knows nothing of who is in them.
+
+    Args:
+        videos: to be sorted.
+        share: of each class, in (0, 1); of two or more videos at least one is tested, and one is not.
+
+    Raises:
+        ValueError: a video has a split already.
+    """
+    if given := next((v for v in videos if v.splits), None):
+        raise ValueError(f"{given.video} is in a split already ({', '.join(given.splits)}), so none can be drawn")
+    classes: defaultdict[str | None, list[Video]] = defaultdict(list)
+    for video in videos:
+        classes[video.label_name].append(video)
+    tested: set[str] = set()
+    for of in classes.values():
+        drawn = sorted(of, key=lambda v: hashlib.blake2b(v.clip_id.encode()).digest())
+        count = min(max(round(share * len(of)), 1), len(of) - 1)
+        tested.update(v.clip_id for v in drawn[:count])
+    return [replace(v, splits=("test" if v.clip_id in tested else "train",)) for v in videos]
+
+
 def number_labels(videos: Sequence[Video], known: dict[int, str], *, given: bool = False) -> list[Video]:
     """Number the labels: names a table already has keep their number, new ones follow by sorted name.
 
     Args:
         videos: to be numbered.
         known: number -> name of labels that have one.
-        given: names that are all whole numbers are the numbers, as a labels file may give them.
+        given: names that are whole numbers, all of them, are the numbers, unless known ones are others.
     """
     names = {v.label_name for v in videos if v.label_name is not None}
+    numbers = {name: number for number, name in known.items()}
     if given and all(name.isdecimal() and name == str(int(name)) and int(name) < 2**31 for name in names):
-        numbers = {name: int(name) for name in names}
+        own = {name: int(name) for name in names}
     else:
-        numbers = {name: number for number, name in known.items()}
+        own = {}
+    if own and all(numbers.get(name, n) == n and known.get(n, name) == name for name, n in own.items()):
+        numbers = own
+    else:
         start = max(known, default=-1) + 1
         numbers |= {name: start + i for i, name in enumerate(sorted(names - set(numbers)))}
     return [v if v.label_name is None else replace(v, label=numbers[v.label_name]) for v in videos]
@@ -116,12 +147,6 @@ def number_labels(videos: Sequence[Video], known: dict[int, str], *, given: bool
 
 DONE = 2**31 - 1
 """Attempts of a piece that is in the table."""
-_PIECE = re.compile(r"(.+)-(\d+)of(\d+)$")
-
-
-def piece_id(clip_id: str, number: int, count: int) -> str:
-    """A name for piece `number` (from 1) of a video cut into `count`; a video in one piece keeps its name."""
-    return clip_id if count == 1 else f"{clip_id}-{number}of{count}"
 
 
 @dataclass(frozen=True)
@@ -155,9 +180,9 @@ def plan(videos: Sequence[Video], table: str, *, max_attempts: int = 3, retry_fa
     if tables.data_files(table):
         for group in tables.read_row_groups(table, ["clip_id", "label_name", "splits"]):
             for row in group.to_pylist():
-                name, piece = row["clip_id"], _PIECE.match(row["clip_id"])
-                if name not in wanted and piece:
-                    name = piece[1]
+                name, (base, _) = row["clip_id"], tables.base_and_count(row["clip_id"])
+                if name not in wanted and base != name:
+                    name = base
                     pieces[name][row["clip_id"]] = DONE
                 else:
                     done.add(name)
@@ -165,20 +190,21 @@ def plan(videos: Sequence[Video], table: str, *, max_attempts: int = 3, retry_fa
                 now = (row["label_name"], tuple(row["splits"] or ()))
                 relabelled += video is not None and (video.label_name, video.splits) != now
     for clip_id, row in ({} if retry_failed else tables.read_failures(table)).items():
-        piece = _PIECE.match(clip_id)
-        if clip_id not in wanted and piece:
-            pieces[piece[1]].setdefault(clip_id, row["attempts"])
+        base, _ = tables.base_and_count(clip_id)
+        if clip_id not in wanted and base != clip_id:
+            pieces[base].setdefault(clip_id, row["attempts"])
         else:
             attempts[clip_id] = row["attempts"]
     missing = []
     given_up = 0
     for name, video in wanted.items():
         known = pieces.get(name, {})
-        match = _PIECE.match(next(iter(known), ""))
+        _, count = tables.base_and_count(next(iter(known), ""))
         settled = [n for n in known.values() if n >= max_attempts]
-        if name in done or (match and len(settled) == int(match[3]) and set(settled) == {DONE}):
+        ended = len(settled) == count  # never of a video that was not cut
+        if name in done or (ended and set(settled) == {DONE}):
             done.add(name)
-        elif attempts.get(name, 0) >= max_attempts or (match and len(settled) == int(match[3])):
+        elif attempts.get(name, 0) >= max_attempts or ended:
             given_up += 1
         else:
             missing.append(replace(video, attempts=attempts.get(name, 0), pieces=tuple(known.items())))

@@ -58,7 +58,7 @@ def training_batches(
     Returns:
         Batches of `feed.training_samples`; with `heatmap` of clip_id, label and volume (N, C, T, H, W) uint8, 255 = 1.
     """
-    light, draw, small = _light(chosen), None, feed.grain(config)
+    light, draw, small = _light(chosen), None, feed.group_options(config)
     if heatmap is not None:
         draw = functools.partial(_drawn, size=config.size, heatmap=heatmap, body=skeleton(chosen.skeleton))
         small = {"piece": VOLUMES, "size": 4 * VOLUMES}  # a task of as many volumes as of coordinates would be 5 GB
@@ -73,15 +73,17 @@ def training_batches(
     return feed.rebatch(_in_waves(groups, sample, share.world), size, drop_last=True)
 
 
-def testing_batches(chosen: Index, config: ClipConfig, size: int, *, share: Share = ALL) -> Iterator[Arrays]:
-    """Batches of one worker's share of the chosen clips, one clip of each: those of `feed.testing_samples`, K = 1."""
-    groups = feed.testing_groups(chosen, share, piece=feed.grain(config).get("piece"))
-    return feed.rebatch(_in_waves(groups, _testing(chosen, config, 1), share.world), size, drop_last=False)
+def testing_batches(
+    chosen: Index, config: ClipConfig, size: int, *, num_clips: int = 1, share: Share = ALL
+) -> Iterator[Arrays]:
+    """Batches of one worker's share of the chosen clips, each once: those of `feed.testing_samples`."""
+    groups = feed.testing_groups(chosen, share, piece=feed.group_options(config).get("piece"))
+    return feed.rebatch(_in_waves(groups, _testing(chosen, config, num_clips), share.world), size, drop_last=False)
 
 
 def testing_samples(chosen: Index, config: ClipConfig, *, num_clips: int = 1) -> ray.data.Dataset:
     """The chosen clips, each once, as it is tested: blocks of `feed.testing_samples`."""
-    groups = feed.testing_groups(chosen, piece=feed.grain(config).get("piece"))
+    groups = feed.testing_groups(chosen, piece=feed.group_options(config).get("piece"))
     return _by_group(groups, _testing(chosen, config, num_clips))
 
 
@@ -104,11 +106,11 @@ def _in_waves(groups: Sequence[Group], sample: Callable[[Group], Iterator[Arrays
     store = ray.cluster_resources().get("object_store_memory", 0)
     with ThreadPoolExecutor(1) as pool:
         ahead: Future[Any] | None = None
-        size, first = 1, 0  # of the first wave, which tells how large a group is
+        size, first = 1, 0  # groups of a wave; what one comes to tells how many the next may have
         while first < len(groups) or ahead:
             done = ahead.result() if ahead else None
             if done is not None:
-                bytes_ = max(done.size_bytes() / min(size, first), 1)
+                bytes_ = max(done.size_bytes() / size, 1)
                 size = int(max(1, min(WAVE, store / 4 / consumers // bytes_)))
             wave, first = groups[first : first + size], first + size
             ahead = pool.submit(_by_group(wave, sample).materialize) if wave else None
@@ -203,7 +205,7 @@ def volumes(
             stored maps.
     """
     config, heatmap = config or ClipConfig(), heatmap or HeatmapConfig()
-    chosen = feed.index(table, split, labelled=False, people=False)
+    chosen = feed.index(table, split, need_label=False, need_people=False)
     if not chosen.clips:
         raise ValueError(f"no clip to draw: split {split!r} of {table} has none")
     light, body = _light(chosen), skeleton(chosen.skeleton)
@@ -211,12 +213,12 @@ def volumes(
     def draw_stored(group: Group) -> Iterator[Arrays]:
         (piece,) = group.pieces
         clips = {clip.clip_id: clip for clip in feed.read(piece, light)}
-        folder = piece.file.rsplit("/", 1)[0]  # the table, by a name that holds on every machine
-        for clip_id, heatmaps in read_heatmaps(folder, clips):
+        folder, file = piece.file.rsplit("/", 1)  # the table, by a name that holds on every machine
+        for clip_id, heatmaps in read_heatmaps(folder, clips, beside=file):
             volume = stored_volumes(clips[clip_id], heatmaps, config, num_clips)
             if flipped:
                 volume = volume[:, list(body.mirror), ..., ::-1]
-            yield {**feed.names([clips[clip_id]]), "volume": volume[None]}
+            yield {**feed.ids_and_labels([clips[clip_id]]), "volume": volume[None]}
 
     if stored:
         if heatmap.kind != "joint":

@@ -19,8 +19,9 @@ import numpy as np
 import pyarrow as pa
 import ray
 from ray.util.metrics import Counter as Metric
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipelines.plan import piece_id
+from pipelines import gpu
 from posec3d import estimators
 from posec3d import table as tables
 from posec3d.given import Given, given_poses
@@ -120,8 +121,9 @@ class ExtractPoses:
         began = time.time()
         deaths = ray.get(self.attempts.deaths.remote(row["clip_id"]))
         row = {**row, "attempts": row["attempts"] + deaths}
-        # One that shared its only death with others has not shown yet whose fault that was.
-        if deaths > (self.streams > 1) and row["attempts"] >= self.options.max_attempts:
+        # With several streams its only death may have been another clip's fault.
+        excused = 1 if self.streams > 1 else 0
+        if deaths > excused and row["attempts"] >= self.options.max_attempts:
             reason = f"its worker process died {deaths} times (crashed decoder, out of memory, or a lost node)"
             result = failure(row, "worker", reason, row["attempts"])
         else:
@@ -145,15 +147,7 @@ def load(
     import cv2
 
     cv2.setNumThreads(1)  # by default each worker would start a thread per core of the machine
-    device = "cpu"
-    if gpus:
-        import torch
-
-        if torch.cuda.is_available():
-            device = "cuda"
-            torch.cuda.set_per_process_memory_fraction(0.9 * gpus)  # each process's context takes some beside it
-        else:
-            log.warning("this actor was given GPU %s, but torch sees no CUDA: the CPU works", ray.get_gpu_ids())
+    device = gpu.device(gpus)
     boxes = detector if isinstance(detector, Given) else estimators.detector(detector, device)
     people = pose if isinstance(pose, Given) else estimators.estimator(pose, device)
     if "torch" in sys.modules:  # the streams are the threads
@@ -187,9 +181,7 @@ def extract_row(
                 decoder=options.decoder,
             )
     except Exception as error:  # one bad video must not stop a job: any error becomes its failure row
-        if "CUDA error" in str(error):
-            log.critical("the GPU of this process is of no more use: %s", error)
-            os._exit(1)  # each later call would fail too; Ray starts a new process, and the clip is tried again
+        gpu.end_if_lost(error)  # then the clip is tried again
         stage = "decode" if isinstance(error, VideoError | OSError) else "pose"
         if stage == "pose":
             log.exception("pose estimation failed on %s", row["video"])
@@ -236,6 +228,12 @@ class Attempts:
     def end(self, clip_id: str) -> None:
         """Forget a clip that ended, well or not."""
         self.begun.pop(clip_id, None)
+
+
+def attempts_here() -> Any:
+    """A new `Attempts` as an actor on this node, the driver's."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(Attempts).options(num_cpus=0, scheduling_strategy=here).remote()
 
 
 class Gate:
@@ -333,7 +331,7 @@ def cut_into_pieces(row: dict[str, Any], options: Options) -> list[dict[str, Any
         return [{**row, "error": str(error)}]
     rows = []
     for number, piece in enumerate(pieces, 1):
-        name = piece_id(row["clip_id"], number, len(pieces))
+        name = tables.piece_id(row["clip_id"], number, len(pieces))
         attempts = known.get(name, row["attempts"])
         if attempts < options.max_attempts:
             rows.append({**row, **asdict(piece), "clip_id": name, "attempts": attempts, "pieces": []})

@@ -5,7 +5,6 @@ drawing), or a pair of them, moved by an action; all of it follows from the seed
 """
 
 import csv
-import os
 import zlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from posec3d import figure as body
+from posec3d.storage import whole_file
 from posec3d.video import write_video
 
 SEED = 20220323
@@ -431,8 +431,6 @@ def write_videos(
                     clip = make_clip(action, actor=actor, take=take, num_frames=num_frames, size=size)
                     (folder / action).mkdir(exist_ok=True)
                     write_video(folder / name, clip.frames, clip.fps)  # appears only when it is whole
-    partial = folder / f".labels.{os.getpid()}.csv"
-    with partial.open("w", newline="") as file:
+    with whole_file(folder / "labels.csv") as part, part.open("w", newline="") as file:
         csv.writer(file).writerows(rows)
-    os.replace(partial, folder / "labels.csv")
     return folder / "labels.csv"

@@ -5,11 +5,12 @@ the training had come. One file is written whole or not at all, locally and to a
 """
 
 import json
+import logging
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import fsspec
 import safetensors.torch
 import torch
 from pydantic import TypeAdapter
@@ -19,6 +20,8 @@ from posec3d.config import TrainConfig
 from posec3d.models import GRAPH, RGB, RGBPOSE, create, rgbpose
 from posec3d.skeletons import counterparts, skeleton
 from posec3d.storage import read_whole, write_whole
+
+log = logging.getLogger(__name__)
 
 KEY = "posec3d"
 VERSION = 1
@@ -39,8 +42,12 @@ class Checkpoint:
     """Finished epochs."""
     metrics: dict[str, float] = field(default_factory=dict)
     """Of the last finished epoch."""
-    best: float = -1.0
-    """The best validation top-1 so far."""
+    best: float = -math.inf
+    """Of the best epoch so far: its validation top-1, or whatever metric chooses, negative where less is better."""
+    scaler: dict[str, float] = field(default_factory=dict)
+    """State of the loss's scale in float16; empty in other precisions."""
+    trained: dict[str, Tensor] = field(default_factory=dict)
+    """The weights to train on from, where `weights` are their moving average."""
 
     def model(self) -> nn.Module:
         """The network with these weights, in evaluation mode."""
@@ -63,9 +70,9 @@ def build_model(config: TrainConfig, skeleton_name: str, num_classes: int) -> nn
         wanted = "frame or body" if name in GRAPH else "volume"
         raise ValueError(f"{name} wants clip.space {wanted}, got {clip.space}; start from a preset of that model")
     if name in GRAPH:
-        people = {"persons": clip.persons} if name == "msg3d" else {}
-        if None in people.values():
+        if clip.persons is None:  # it averages over all M, so scores would depend on the most crowded clip of a table
             raise ValueError(f"{name} is made for a number of people: set clip.persons (2 as published)")
+        people = {"persons": clip.persons} if name == "msg3d" else {}
         return create(name, num_classes, skeleton=skeleton_name, dropout=config.model.dropout, **people)
     arguments: dict[str, Any] = {"dropout": config.model.dropout}
     if name not in RGB:
@@ -144,7 +151,20 @@ def merged(
             f"the {halves[1].config.model.name} looks at {halves[1].config.heatmap.kind}s of {halves[1].skeleton}, "
             f"this run at {config.heatmap.kind}s of {skeleton_name}"
         )
+    for half, names in zip(halves, (("rgb_length",), ("length",)), strict=True):
+        _warn_of_other_looks(half.config, config, ("size", "padding", *names))
     return rgbpose.merged(rgb, pose, model)  # type: ignore[arg-type]
+
+
+def _warn_of_other_looks(given: TrainConfig, config: TrainConfig, fields: Sequence[str]) -> None:
+    """Log where a pathway was trained on clips that look otherwise; 0.6 and 0.7, the presets' sigmas, are alike."""
+    seen = [(f"clip.{name}", getattr(given.clip, name), getattr(config.clip, name)) for name in fields]
+    others = [part for part in seen if part[1] != part[2]]
+    old, new = given.heatmap.sigma, config.heatmap.sigma
+    if given.model.name not in RGB and max(old, new) > 1.25 * min(old, new):
+        others.append(("heatmap.sigma", old, new))
+    for name, was, now in others:
+        log.warning("the %s was trained with %s %s, this run has %s", given.model.name, name, was, now)
 
 
 def _knows_joints(key: str) -> bool:
@@ -182,8 +202,13 @@ def unpack_optimizer(optimizer: optim.Optimizer, packed: dict[str, Tensor]) -> N
 
 def save(checkpoint: Checkpoint, uri: str) -> None:
     """Write a checkpoint file at any fsspec URI, whole or not at all."""
-    tensors = {f"model.{k}": v for k, v in checkpoint.weights.items()}
-    tensors |= {f"optimizer.{k}": v for k, v in checkpoint.optimizer.items()}
+    write_whole(uri, dumps(checkpoint))
+
+
+def dumps(checkpoint: Checkpoint) -> bytes:
+    """A checkpoint file's content."""
+    parts = {"model": checkpoint.weights, "trained": checkpoint.trained, "optimizer": checkpoint.optimizer}
+    tensors = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
     meta = {
         "version": VERSION,
         "config": asdict(checkpoint.config),
@@ -191,18 +216,12 @@ def save(checkpoint: Checkpoint, uri: str) -> None:
         "skeleton": checkpoint.skeleton,
         "epoch": checkpoint.epoch,
         "metrics": checkpoint.metrics,
-        "best": checkpoint.best,
+        "best": checkpoint.best if math.isfinite(checkpoint.best) else None,  # JSON knows no infinity
+        "scaler": checkpoint.scaler,
     }
-    data = safetensors.torch.save(
+    return safetensors.torch.save(
         {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {KEY: json.dumps(meta)}
     )
-    write_whole(uri, data)
-
-
-def exists(uri: str) -> bool:
-    """Whether there is a file at `uri`."""
-    fs, path = fsspec.url_to_fs(uri)
-    return bool(fs.exists(path))
 
 
 def read(uri: str) -> bytes:
@@ -211,6 +230,10 @@ def read(uri: str) -> bytes:
     Raises:
         FileNotFoundError: nothing there.
     """
+    if uri.endswith((".pth", ".pt")):
+        raise FileNotFoundError(
+            f"{uri} is no checkpoint of this project; `python -m jobs.convert` makes one of one of PYSKL or MMAction2"
+        )
     path = uri if uri.endswith(".safetensors") else f"{uri.rstrip('/')}/best.safetensors"
     data = read_whole(path)
     if data is None:
@@ -235,7 +258,10 @@ def loads(data: bytes, source: str) -> Checkpoint:
         meta: dict[str, Any] = json.loads(header["__metadata__"][KEY])
         tensors = safetensors.torch.load(data)
     except (ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
-        raise ValueError(f"{source}: not a posec3d checkpoint ({type(error).__name__}: {error})") from error
+        raise ValueError(
+            f"{source}: not a posec3d checkpoint, or a damaged one ({type(error).__name__}: {error}); give the "
+            "folder of a jobs.train run or a .safetensors file of one"
+        ) from error
     if meta["version"] > VERSION:
         raise ValueError(
             f"{source}: checkpoint version {meta['version']}, this release reads {VERSION}; update posec3d"
@@ -245,10 +271,12 @@ def loads(data: bytes, source: str) -> Checkpoint:
         labels=tuple(meta["labels"]),
         skeleton=meta["skeleton"],
         weights=_under(tensors, "model."),
+        trained=_under(tensors, "trained."),
         optimizer=_under(tensors, "optimizer."),
         epoch=meta["epoch"],
         metrics=meta["metrics"],
-        best=meta["best"],
+        best=-math.inf if meta["best"] is None else meta["best"],
+        scaler=meta.get("scaler", {}),
     )
 
 

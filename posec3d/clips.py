@@ -1,7 +1,7 @@
 """Clips: a table row -> a sampled, cropped, augmented clip of coordinates, ready to be drawn as a volume.
 
 Everything here works on coordinates (a few KB a clip), so that CPU workers send those and the volume (10 MB) is drawn
-where it is consumed. Sections 3.2 of the paper: uniform sampling and subject-centred cropping.
+where it is consumed. Section 3.2 of the paper: uniform sampling and subject-centred cropping.
 """
 
 import math
@@ -155,6 +155,25 @@ def subject_box(
     return left, top, int(x + half_w) - left, int(y + half_h) - top
 
 
+def clip_box(
+    xy: np.ndarray, score: np.ndarray, frame_size: tuple[int, int], padding: float | None
+) -> tuple[int, int, int, int]:
+    """The box x, y, w, h that a clip shows, in pixels of the frame.
+
+    Args:
+        xy: (M, T, V, 2) pixels.
+        score: (M, T, V), 0 = not detected.
+        frame_size: (h, w) of the frame in pixels.
+        padding: as of `subject_box`; None is the whole frame, whoever is in it, as a square of its longer side around
+            its centre: what sticks out above and below, or left and right, is empty.
+    """
+    if padding is not None:
+        return subject_box(xy, score, frame_size, padding)
+    h, w = frame_size
+    side = max(h, w)
+    return int((w - side) / 2), int((h - side) / 2), side, side
+
+
 def _extent(points: np.ndarray) -> tuple[float, float, float, float]:
     """Least x and y, greatest x and y of points (P, 2); without any, least above greatest."""
     x, y = points[:, 0], points[:, 1]
@@ -230,8 +249,8 @@ class ClipConfig:
     """Side H = W of the volume in training, in heatmap pixels."""
     test_size: int = 64
     """Side H = W of the volume in testing, in heatmap pixels."""
-    padding: float = 0.25
-    """Growth of the subject-centred crop, relative."""
+    padding: float | None = 0.25
+    """Growth of the subject-centred crop, relative; None crops nothing: the clip is the whole frame, as a square."""
     area: tuple[float, float] = (0.56, 1.0)
     """Range of the random resized crop's area in training, relative; 1 1 switches it off."""
     flip: float = 0.5
@@ -244,24 +263,32 @@ class ClipConfig:
     """Probability in training that a joint of a person is lost in a frame: score 0."""
     noise: float = 0.0
     """Standard deviation of what is added to a joint's place in training, in heatmap pixels of `size`."""
+    offset: float = 0.0
+    """The same, but one draw for a person's joint in all frames of a clip: bodies differ, and so do pose estimators."""
+    share: float = 1.0
+    """Least share of a video's frames that a training clip is drawn from: a stretch of random length and place."""
     stride: int | None = None
     """Every stride-th frame from one start on, to compare with; None is uniform sampling, as published."""
     persons: int | None = None
     """M people of a clip, of whom more are cut and fewer padded; None is as many as the table has at most."""
     space: Literal["volume", "frame", "body"] = "volume"
     """What coordinates are for: a volume around the subjects, or a graph network, relative to the frame (-1 to 1, with
-    the score) or in 3D to the body (metres). In the latter two sizes and crops mean nothing, and noise is in units of
-    the space."""
+    the score) or in 3D to the body (metres). In the latter two sizes and crops mean nothing, and noise and offset are
+    in units of the space."""
     stream: Literal["joint", "bone", "joint-motion", "bone-motion"] = "joint"
     """What a graph network looks at."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if not (0 <= self.rotate <= 180 and 0 <= self.scale < 1 and self.noise >= 0):
+        if self.padding is not None and not 0 <= self.padding < math.inf:
+            raise ValueError(f"clip.padding must be >= 0, or None for the whole frame, got {self.padding}")
+        if not (0 <= self.rotate <= 180 and 0 <= self.scale < 1 and min(self.noise, self.offset) >= 0):
             raise ValueError(
-                f"clip.rotate must be in [0, 180], clip.scale in [0, 1), clip.noise >= 0, got {self.rotate}, "
-                f"{self.scale}, {self.noise}"
+                f"clip.rotate must be in [0, 180], clip.scale in [0, 1), clip.noise and clip.offset >= 0, got "
+                f"{self.rotate}, {self.scale}, {self.noise}, {self.offset}"
             )
+        if not 0 < self.share <= 1:
+            raise ValueError(f"clip.share must be in (0, 1], got {self.share}")
         if not 0 <= self.drop < 1:
             raise ValueError(f"clip.drop must be in [0, 1), got {self.drop}")
         if self.stride is not None and self.stride < 1:
@@ -274,6 +301,8 @@ class ClipConfig:
             raise ValueError(f"clip.flip must be in [0, 1], got {self.flip}")
         if self.rgb_length < 0 or (self.rgb_length and self.space != "volume"):
             raise ValueError(f"clip.rgb_length must be >= 0, and 0 unless clip.space is volume, got {self.rgb_length}")
+        if self.rgb_length and (self.stride is not None or self.share < 1):
+            raise ValueError("clip.stride and clip.share are for poses alone: RGB frames lie all over the video")
         if self.persons is not None and self.persons < 1:
             raise ValueError(f"clip.persons must be >= 1, got {self.persons}")
         if self.space == "volume" and self.stream != "joint":
@@ -332,24 +361,35 @@ def training_clips(
         xy[n, :people], score[n, :people] = points[:people], seen[:people]
         place[n], flipped[n] = _draw_place(points, seen, (video.height, video.width), config, rng)
         if config.drop:
-            score[n] *= rng.random(shape[1:]) >= config.drop
+            score[n, :people] *= rng.random((people, *shape[2:])) >= config.drop
     x, y = xy[..., 0], xy[..., 1]
     a, b = place[:, :, :, None, None, None].transpose(1, 2, 0, 3, 4, 5)
     xy = np.stack([a[0] * x + a[1] * y + a[2], b[0] * x + b[1] * y + b[2]], -1).astype(np.float32)
-    if config.noise:
-        for n, rng in enumerate(rngs):
-            xy[n] += config.noise * np.asarray(rng.standard_normal(xy.shape[1:]), np.float32)
+    if config.noise or config.offset:
+        for n, (video, rng) in enumerate(zip(videos, rngs, strict=True)):
+            there = xy[n, : len(video.keypoints)]
+            there += jitter(there.shape, config, rng)
     if flipped.any():
         xy[flipped], score[flipped] = flip(xy[flipped], score[flipped], config.size, mirror)
         place[flipped, 0] = [0, 0, config.size - 1] - place[flipped, 0]
     return xy, score, place
 
 
+def jitter(shape: tuple[int, ...], config: ClipConfig, rng: Rng) -> np.ndarray:
+    """Draw what joints (M, T, V, C) are moved by in training: `config.noise` and `config.offset`, float32."""
+    moved = np.zeros(shape, np.float32)
+    if config.noise:
+        moved += config.noise * rng.standard_normal(shape)
+    if config.offset:
+        moved += config.offset * rng.standard_normal((shape[0], 1, *shape[2:]))
+    return moved
+
+
 def _draw_place(
     xy: np.ndarray, score: np.ndarray, frame_size: tuple[int, int], config: ClipConfig, rng: Rng
 ) -> tuple[tuple[tuple[float, float, float], tuple[float, float, float]], bool]:
     """Draw where a clip goes: the affine map (2, 3) from its frame to its volume, and whether it is flipped then."""
-    left, top, w, h = subject_box(xy, score, frame_size, config.padding)
+    left, top, w, h = clip_box(xy, score, frame_size, config.padding)
     # As published: to the size of testing first, then the random crop of that to the size of training.
     side = config.test_size
     x, y, crop_w, crop_h = random_resized_crop((side, side), rng, area=config.area)
@@ -371,44 +411,33 @@ def _draw_place(
 
 def sample_frames(num_frames: int, config: ClipConfig, *, num_clips: int = 1, rng: Rng | None = None) -> np.ndarray:
     """Frame numbers (num_clips, config.length) by the config's way of sampling; None as `rng` is the test draw."""
+    first = 0
+    if rng is not None and config.share < 1:
+        stretch = max(round(num_frames * rng.uniform(config.share, 1)), 1)
+        first, num_frames = int(_integers(rng, 0, num_frames - stretch + 1)), stretch
     if config.stride is not None:
-        return stride_sample(num_frames, config.length, config.stride, num_clips=num_clips, rng=rng)
-    return uniform_sample(num_frames, config.length, num_clips=num_clips, rng=rng)
+        return first + stride_sample(num_frames, config.length, config.stride, num_clips=num_clips, rng=rng)
+    return first + uniform_sample(num_frames, config.length, num_clips=num_clips, rng=rng)
 
 
 def testing_clips(
     xy: np.ndarray, score: np.ndarray, frame_size: tuple[int, int], config: ClipConfig, num_clips: int = 1
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Sample the clips a video is tested with and crop them by one box; nothing is random.
 
     Returns:
-        xy float32 (num_clips, M, config.length, V, 2) in heatmap pixels of (config.test_size, config.test_size), and
-        score (num_clips, M, config.length, V).
+        xy float32 (num_clips, M, config.length, V, 2) in heatmap pixels of (config.test_size, config.test_size), score
+        (num_clips, M, config.length, V), and the map from the video's frame to these pixels, float64 (2, 3).
     """
-    left, top, w, h, frames = _testing_box(xy, score, frame_size, config, num_clips)
+    frames = sample_frames(xy.shape[1], config, num_clips=num_clips).ravel()
     xy, score = xy[:, frames], score[:, frames]
-    scale = np.array([config.test_size / w, config.test_size / h], np.float32)
-    xy = ((xy - np.array([left, top], np.float32)) * scale).astype(np.float32)
+    left, top, w, h = clip_box(xy, score, frame_size, config.padding)
+    x, y = config.test_size / w, config.test_size / h
+    xy = ((xy - np.array([left, top], np.float32)) * np.array([x, y], np.float32)).astype(np.float32)
     people, _, joints = score.shape
     xy = xy.reshape(people, num_clips, config.length, joints, 2).swapaxes(0, 1)
-    return xy, score.reshape(people, num_clips, config.length, joints).swapaxes(0, 1)
-
-
-def testing_place(
-    xy: np.ndarray, score: np.ndarray, frame_size: tuple[int, int], config: ClipConfig, num_clips: int = 1
-) -> np.ndarray:
-    """The map (2, 3) from pixels of the frame to heatmap pixels that `testing_clips` applies."""
-    left, top, w, h, _ = _testing_box(xy, score, frame_size, config, num_clips)
-    x, y = config.test_size / w, config.test_size / h
-    return np.array([[x, 0, -left * x], [0, y, -top * y]])
-
-
-def _testing_box(
-    xy: np.ndarray, score: np.ndarray, frame_size: tuple[int, int], config: ClipConfig, num_clips: int
-) -> tuple[int, int, int, int, np.ndarray]:
-    """The box x, y, w, h around all test clips of a video, and their frames."""
-    frames = sample_frames(xy.shape[1], config, num_clips=num_clips).ravel()
-    return *subject_box(xy[:, frames], score[:, frames], frame_size, config.padding), frames
+    score = score.reshape(people, num_clips, config.length, joints).swapaxes(0, 1)
+    return xy, score, np.array([[x, 0, -left * x], [0, y, -top * y]])
 
 
 def pad_persons(xy: np.ndarray, score: np.ndarray, persons: int) -> tuple[np.ndarray, np.ndarray]:

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 
 from posec3d import table as tables
 from posec3d.skeletons import SKELETONS
-from posec3d.table import FAILURES, QUARTER, SCHEMA, VERSION_KEY
+from posec3d.storage import remove
+from posec3d.table import FAILURES, SCHEMA, UNITS_PER_PIXEL, VERSION_KEY
 
 EXAMPLES = 3  # of each kind of problem
 AHEAD = 16  # row groups that wait to be looked at
@@ -265,8 +266,8 @@ def check(found: Files, on_progress: Callable[[int], None] = lambda rows: None) 
             keypoints[number] = len(row["scores"])
             if name is not None:
                 labels.setdefault((row["label"], name), (group.file, row["clip_id"]))
-            if row["clip_id"] in found.failures:
-                succeeded.add(row["clip_id"])
+            # A video that could not be cut once is cut by now; pieces that failed have failures of their own.
+            succeeded |= found.failures.keys() & {row["clip_id"], tables.base_and_count(row["clip_id"])[0]}
     on_progress(found.rows)
 
     good = int(keep.sum())
@@ -335,8 +336,9 @@ def wrong(row: Mapping[str, Any]) -> tuple[Kind, str] | None:
         if len(values):
             low, high = int(values.min()), int(values.max())
             stored = np.iinfo(np.int16)  # a point at a limit was cut off there
-            if low <= max(-margin * QUARTER, stored.min) or high >= min((side + margin) * QUARTER, stored.max):
-                what = f"{name} {low / QUARTER:g} .. {high / QUARTER:g}"
+            least, most = -margin * UNITS_PER_PIXEL, (side + margin) * UNITS_PER_PIXEL
+            if low <= max(least, stored.min) or high >= min(most, stored.max):
+                what = f"{name} {low / UNITS_PER_PIXEL:g} .. {high / UNITS_PER_PIXEL:g}"
                 return ABSURD, f"{what} in a frame of {row['width']} x {row['height']}"
     return None
 
@@ -420,8 +422,7 @@ def merge(
         OSError: a row group could be read by `check` and cannot be read now.
     """
     for file in _parts(out):
-        fs, path = fsspec.url_to_fs(file)
-        fs.rm_file(path)
+        remove(file)
     there = _stored_ids(out)
     keep = checked.keep.copy()
     for group in found.groups:  # a row group at a time: np.isin needs several times the memory of the ids

@@ -70,7 +70,7 @@ class OptimConfig:
     name: Literal["sgd", "adamw"] = "sgd"
     """SGD, as published, or AdamW, which learns small sets in fewer steps."""
     lr: float = 0.4
-    """Peak learning rate for the whole batch of all workers."""
+    """Peak learning rate, for the batch of all workers together: twice the batch wants twice of it (SGD)."""
     momentum: float = 0.9
     """Of SGD."""
     nesterov: bool = False
@@ -93,6 +93,8 @@ class OptimConfig:
     """One loss, of the mean of both scores, in place of two; to compare."""
     mixup: float = 0.0
     """Mix every sample with another, with shares of a Beta distribution of these parameters; 0 mixes none."""
+    ema: float = 0.0
+    """Validate and save a moving average of the weights, with this decay a step; 0 keeps none."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -104,6 +106,10 @@ class OptimConfig:
             raise ValueError(f"optim.drops must be in (0, 1), got {self.drops}")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"optim.label_smoothing must be in [0, 1), got {self.label_smoothing}")
+        if min(self.heads) < 0 or not sum(self.heads):
+            raise ValueError(f"optim.heads must be two weights >= 0, one of them positive, got {self.heads}")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"optim.ema must be in [0, 1), for example 0.999, got {self.ema}")
         if self.mixup < 0 or not 0 <= self.class_weight <= 1:
             raise ValueError(
                 f"optim.mixup must be >= 0, optim.class_weight in [0, 1], got {self.mixup}, {self.class_weight}"

@@ -4,10 +4,8 @@ Images are (H, W, 3) uint8 RGB arrays; nothing here opens a window or keeps a st
 """
 
 import colorsys
-import contextlib
 import os
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,22 +14,33 @@ import cv2
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont
 
 from posec3d.skeletons import Skeleton
+from posec3d.storage import whole_file
 
 # Distinct under the common colour blindnesses (after Okabe and Ito), bright enough for video.
 PEOPLE = ((86, 180, 233), (230, 159, 0), (0, 190, 140), (240, 110, 180), (240, 228, 66), (160, 140, 255))
 OUTLINE = (20, 20, 20)
+MIN_SCORE = 0.2
 SHIFT = 4  # fractional bits of OpenCV's coordinates
 TRAIN_COLOUR, VAL_COLOUR = "#0072b2", "#d55e00"
+ROWS = 20
+"""People of a timeline's picture at most."""
 # Shows a Gaussian's flank, and a peak that fell between pixels, without touching 0 and 1.
 GAMMA = 0.6
 
 
 def skeleton_overlay(
-    frame: np.ndarray, keypoints: np.ndarray, scores: np.ndarray, skeleton: Skeleton, *, min_score: float = 0.2
+    frame: np.ndarray,
+    keypoints: np.ndarray,
+    scores: np.ndarray,
+    skeleton: Skeleton,
+    *,
+    min_score: float = MIN_SCORE,
+    numbers: Sequence[int] | None = None,
 ) -> np.ndarray:
     """Draw everyone's limbs and joints on a copy of a frame.
 
@@ -44,6 +53,7 @@ def skeleton_overlay(
         scores: (M, V) in [0, 1].
         skeleton: names the limbs and the sides.
         min_score: joints under this are not drawn, nor are limbs that end in one.
+        numbers: M, by which people have their colours; None is their order.
 
     Returns:
         A new (H, W, 3) uint8 frame.
@@ -54,7 +64,7 @@ def skeleton_overlay(
     shades = np.zeros(len(skeleton.joints), int)  # 0 centre, 1 left, -1 right
     for left, right in skeleton.pairs:
         shades[left], shades[right] = 1, -1
-    for m, (points, score) in enumerate(zip(keypoints, scores, strict=True)):
+    for m, points, score in zip(range(len(scores)) if numbers is None else numbers, keypoints, scores, strict=True):
         shown = (score >= min_score) & (score > 0) & np.isfinite(points).all(-1)
         # A point may lie far outside; OpenCV's fixed point numbers end at 2**31.
         fixed = np.rint(np.clip(np.nan_to_num(points), -1e5, 1e5) * 2**SHIFT).astype(int).tolist()
@@ -116,6 +126,45 @@ def caption(frame: np.ndarray, text: str) -> np.ndarray:
     return np.asarray(image)
 
 
+def name_tags(
+    frame: np.ndarray, keypoints: np.ndarray, scores: np.ndarray, texts: Sequence[str], numbers: Sequence[int]
+) -> np.ndarray:
+    """Write a line above each person's head, on a plate of the person's colour; plates make room for each other.
+
+    Args:
+        frame: (H, W, 3) uint8 RGB.
+        keypoints: (M, V, 2) pixels.
+        scores: (M, V); who has no joint that is drawn gets no tag.
+        texts: M of them.
+        numbers: M, by which people have their colours.
+
+    Returns:
+        A new frame of the same size.
+    """
+    height, width = frame.shape[:2]
+    font = _font(max(9, min(height, width) // 26))
+    pad = font.size // 3
+    tall = font.size + pad
+    image = Image.fromarray(frame)
+    canvas = ImageDraw.Draw(image)
+    taken: list[tuple[float, float, float]] = []  # left, right, top
+    for points, score, text, number in zip(keypoints, scores, texts, numbers, strict=True):
+        shown = points[(score >= MIN_SCORE) & (score > 0) & np.isfinite(points).all(-1)]
+        if not len(shown):
+            continue
+        text = one_line(text, 60)
+        wide = font.getlength(text) + 2 * pad
+        left = float(np.clip((shown[:, 0].min() + shown[:, 0].max() - wide) / 2, 0, max(width - wide, 0)))
+        top = float(np.clip(shown[:, 1].min() - 1.8 * tall, 0, height - tall))
+        right = left + wide
+        while top + 2 * tall < height and any(a < right and left < b and abs(top - t) < tall for a, b, t in taken):
+            top += tall
+        taken.append((left, right, top))
+        canvas.rectangle((left, top, right, top + tall - 1), PEOPLE[number % len(PEOPLE)])
+        canvas.text((left + pad, top + tall / 2), text, OUTLINE, font, anchor="lm")
+    return np.asarray(image)
+
+
 def joint_colours(joints: int) -> np.ndarray:
     """(V, 3) float RGB in 0..1: a colour for each joint; neighbours in number are far apart in hue."""
     hues = [v * 0.618034 % 1 for v in range(joints)]
@@ -164,21 +213,9 @@ def side_by_side(images: Sequence[np.ndarray], gap: int = 4) -> np.ndarray:
     return np.concatenate(parts, axis=1)
 
 
-@contextlib.contextmanager
-def _whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary name beside `path`, which takes its place if nothing is raised."""
-    path = Path(path)
-    part = path.with_name(f".{uuid.uuid4().hex}.part{path.suffix}")
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def write_png(path: str | os.PathLike[str], image: np.ndarray) -> None:
     """Write an (H, W, 3) uint8 image to a local PNG; the file appears only when it is whole."""
-    with _whole_file(path) as part:
+    with whole_file(path) as part:
         Image.fromarray(image).save(part, format="PNG", optimize=True)
 
 
@@ -202,7 +239,7 @@ def write_gif(path: str | os.PathLike[str], frames: Sequence[np.ndarray], fps: f
     # A GIF counts in hundredths of a second: round the ends, not the durations, or the error adds up.
     ends = np.rint(np.arange(len(frames) + 1) * 100 / min(fps, 50))
     durations = (np.diff(ends) * 10).astype(int).tolist()
-    with _whole_file(path) as part:
+    with whole_file(path) as part:
         images[0].save(part, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0)
 
 
@@ -288,11 +325,142 @@ def learning_curves(path: str | os.PathLike[str], rows: Sequence[Mapping[str, An
     _save(figure, path)
 
 
+def evidence_picture(
+    path: str | os.PathLike[str],
+    title: str,
+    volume: np.ndarray,
+    activation: np.ndarray,
+    joints: np.ndarray,
+    names: Sequence[str],
+    frames: np.ndarray,
+) -> None:
+    """Write where, when and in which joints a model saw an action, as a PNG.
+
+    Above frames of the volume, each with its activation as a glow; below them the mean activation over time, and how
+    each joint in each frame speaks for the action (red) or against it (blue).
+
+    Args:
+        path: a local file name.
+        title: what it saw.
+        volume: (V, T, H, W) in 0..1.
+        activation: (T, H, W), of any unit.
+        joints: (V, T) likewise.
+        names: of the V joints or limbs.
+        frames: (T,) numbers of the frames, in the clip.
+    """
+    length = volume.shape[1]
+    chosen = evenly(length, 8)
+    body = np.clip(volume, 0, 1).max(0) ** GAMMA
+    glow = np.clip(activation / max(float(activation.max()), 1e-9), 0, 1)
+    shown = []
+    for t in chosen:
+        grey, heat = np.repeat(body[t][..., None], 3, 2) * 0.85, matplotlib.colormaps["inferno"](glow[t])[..., :3]
+        image = np.maximum(grey, heat).astype(np.float32)
+        image = cv2.resize(image, (4 * image.shape[1], 4 * image.shape[0]), interpolation=cv2.INTER_CUBIC)
+        shown.append(np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8))
+    figure = Figure(figsize=(10, 3.4 + 0.2 * len(names)), layout="constrained")
+    above, middle, below = figure.subplots(3, 1, height_ratios=(1.45, 0.75, 0.2 * len(names)))
+    strip = side_by_side(shown)
+    above.imshow(strip, aspect="equal")
+    above.set_title(title, loc="left", fontsize=11, parse_math=False)
+    step = strip.shape[1] / len(chosen)
+    above.set_xticks([step * (i + 0.5) for i in range(len(chosen))], [f"frame {frames[t]}" for t in chosen], fontsize=8)
+    above.set_yticks([])
+    middle.plot(range(length), activation.mean((1, 2)), color=VAL_COLOUR, lw=1.4)
+    middle.axhline(0, color="#999999", lw=0.6)
+    middle.set_ylabel("activation", fontsize=8)
+    middle.set_xlim(-0.5, length - 0.5)
+    limit = max(float(np.abs(joints).max()), 1e-9)
+    image = below.imshow(joints, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
+    below.set_yticks(range(len(names)), [name.replace("_", " ") for name in names], fontsize=8)
+    below.set_xlabel("frame of the clip", fontsize=8)
+    bar = figure.colorbar(image, ax=below, aspect=25, pad=0.01)
+    bar.outline.set_visible(False)
+    bar.set_ticks([-limit, 0, limit], labels=["against", "0", "for"], fontsize=8)
+    ticks = evenly(length, 12)
+    for ax in (middle, below):
+        ax.set_xticks(ticks, [str(frames[t]) for t in ticks], fontsize=8)
+    middle.tick_params(axis="y", labelsize=8)
+    for ax in (above, middle, below):
+        ax.tick_params(length=0)
+        ax.spines[:].set_visible(False)
+    _save(figure, path)
+
+
+def timeline_strip(
+    path: str | os.PathLike[str],
+    bars: Sequence[tuple[int | None, float, float, str, float]],
+    span: tuple[float, float],
+) -> None:
+    """Write who does what and when as a PNG: time from left to right, a row a person, a colour a label.
+
+    The surer, the stronger a bar's colour. Of many people those who are seen longest are shown.
+
+    Args:
+        path: a local file name.
+        bars: (number of the person, or None for all together; start and end in seconds; label; probability).
+        span: start and end of the video, seconds.
+    """
+    seen: dict[int | None, float] = {}
+    for person, start, end, _, _ in bars:
+        seen[person] = seen.get(person, 0) + end - start
+    longest = sorted(seen, key=lambda person: -seen[person])[:ROWS]
+    people = sorted(longest, key=lambda person: -1 if person is None else person) or [None]
+    labels = list(dict.fromkeys(bar[3] for bar in bars))
+    # Neighbouring labels are far apart in hue; matplotlib's palettes end at 20.
+    colours = {label: colorsys.hsv_to_rgb((0.58 + 0.618034 * i) % 1, 0.62, 0.85) for i, label in enumerate(labels)}
+    figure = Figure(figsize=(11, 1.15 + 0.42 * len(people)), layout="constrained")
+    ax = figure.add_subplot()
+    inches = 9.5 / max(span[1] - span[0], 1e-9)  # a second's
+    for person, start, end, label, probability in bars:
+        if person not in people:
+            continue
+        row = people.index(person)
+        strength = 0.35 + 0.65 * probability
+        colour = tuple(1 - (1 - c) * strength for c in colours[label])
+        ax.broken_barh([(start, end - start)], (row - 0.4, 0.8), facecolor=colour, edgecolor="white", linewidth=0.8)
+        room = int((end - start) * inches * 72 / 5.8)  # characters of 9 points
+        if room >= 4:
+            text = f"{label} {probability:.0%}"
+            text = text if len(text) <= room else one_line(label, room)
+            ax.text((start + end) / 2, row, text, ha="center", va="center", fontsize=9, parse_math=False)
+    if not bars:
+        ax.text(sum(span) / 2, 0, "no action found", ha="center", va="center", fontsize=9, color="#606060")
+    ax.set_ylim(len(people) - 0.45, -0.55)
+    ax.set_xlim(*span)
+    ax.set_yticks(range(len(people)), ["all" if person is None else f"#{person}" for person in people])
+    ax.xaxis.set_major_locator(MaxNLocator(12, steps=[1, 1.5, 2, 3, 5, 6, 10], min_n_ticks=2))
+    ax.xaxis.set_major_formatter(lambda value, _: clock(value))
+    left_out = f"; {len(seen) - len(people)} more people, seen for less long, are not shown" if len(seen) > ROWS else ""
+    ax.set_xlabel(f"time{left_out}")
+    ax.tick_params(axis="y", length=0)
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    if 1 < len(labels) <= 24:
+        handles = [Patch(color=colours[label], label=one_line(label, 24)) for label in labels]
+        legend = figure.legend(
+            handles=handles, loc="outside upper left", ncols=min(len(labels), 6), frameon=False, fontsize=9,
+            handlelength=1, handleheight=1,
+        )  # fmt: skip
+        for name in legend.get_texts():
+            name.set_parse_math(False)
+    _save(figure, path)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as a clock shows them: 7 s, 1:07, 1:00:07."""
+    whole = round(seconds, 2)
+    if whole < 60:
+        return f"{whole:g} s"
+    minutes, rest = divmod(round(whole), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
 def _points(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
     points = [(float(row["epoch"]), float(row[key])) for row in rows if row.get(key) not in (None, "")]
     return [point for point in points if np.isfinite(point[1])]
 
 
 def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    with _whole_file(path) as part:
+    with whole_file(path) as part:
         figure.savefig(part, format="png", dpi=150, facecolor="white", bbox_inches="tight", pad_inches=0.12)

@@ -1,7 +1,7 @@
-"""Export, inside: a clip's coordinates -> crop -> volume or stream -> network -> scores, as one module.
+"""Export, inside: a clip's coordinates -> crop -> volume, stream or RGB frames -> network -> scores, as one module.
 
-What `clips`, `heatmaps` and `streams` do, once more, in operations without branches that every exporter knows. Tests,
-and `export.difference` for each file, hold it to them.
+What `clips`, `heatmaps`, `streams` and `frames` do, once more, in operations without branches that every exporter
+knows. Tests, and `export.difference` for each file, hold it to them.
 """
 
 import math
@@ -11,14 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from posec3d.checkpoint import Checkpoint
-from posec3d.clips import ClipConfig
+from posec3d.clips import RGB_SCALE, ClipConfig
 from posec3d.heatmaps import FAR
+from posec3d.models import RGB, rgbpose
 from posec3d.skeletons import skeleton
 from posec3d.streams import MIN_SCORE
+from posec3d.training import normalised
 
 
 class NotExportable(ValueError):
-    """A model whose input is more than a clip's coordinates."""
+    """A model whose input is more than what is sampled of a clip."""
 
 
 def module(checkpoint: Checkpoint) -> nn.Module:
@@ -29,15 +31,16 @@ def module(checkpoint: Checkpoint) -> nn.Module:
         (N, M, T, V) in [0, 1], 0 = not detected; frame_size (N, 2), the frame's height and width in pixels. N and M
         are free, >= 1 (nobody is one person of score 0); T is config.clip.length; of a motion stream it is twice that:
         the frames of the clip, then the one that follows each of them in the video. Points that are not finite count
-        as not detected. It returns class probabilities (N, classes).
+        as not detected. Of a model that sees RGB there are two more: rgb (N, R, H, W, 3) uint8, config.clip.rgb_length
+        pictures of any size, and rgb_region (N, 4) float32, x, y, width, height of what they show of the frame, in its
+        pixels. It returns class probabilities (N, classes).
 
     Raises:
-        NotExportable: a model of 3D people, or one that sees RGB.
+        NotExportable: a model of 3D people.
     """
     clip = checkpoint.config.clip
     if clip.rgb_length:
-        # Whoever adds frames beside poses adds their module here.
-        raise NotExportable(f"a {checkpoint.config.model.name} cannot be exported yet: it sees RGB frames too")
+        return RGBScores(checkpoint).eval()
     if clip.space == "volume":
         return VolumeScores(checkpoint).eval()
     if clip.space == "frame":
@@ -70,12 +73,34 @@ class VolumeScores(nn.Module):
 
     def draw(self, keypoints: Tensor, scores: Tensor, frame_size: Tensor) -> Tensor:
         """What the network sees: (N, C, T, H, W)."""
-        there = _finite(keypoints)
-        scores = torch.where(there, scores, 0)
-        xy = torch.where(there[..., None], keypoints, 0)
-        xy = subject_crop(xy, scores, frame_size, self.clip.test_size, self.clip.padding)
+        xy, scores = _detected(keypoints, scores)
+        start, side = clip_box(xy, scores, frame_size, self.clip.padding)
+        xy = (xy - start.float()[:, None, None, None]) * (self.clip.test_size / side).float()[:, None, None, None]
         # As in training the crop is around everybody; whoever is too many is left out only then.
         return self.volume(xy[:, : self.clip.persons], scores[:, : self.clip.persons])
+
+
+class RGBScores(VolumeScores):
+    """Crop, draw if need be, warp pictures to the same crop, look: the networks that see RGB."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__(checkpoint)
+        self.model = checkpoint.config.model
+
+    def forward(  # type: ignore[override]
+        self, keypoints: Tensor, scores: Tensor, frame_size: Tensor, rgb: Tensor, rgb_region: Tensor
+    ) -> Tensor:
+        """See `module`."""
+        frames = normalised(self.warp(keypoints, scores, frame_size, rgb, rgb_region))
+        if self.model.name in RGB:
+            return self.network(frames).softmax(1)
+        logits = self.network((frames, self.draw(keypoints, scores, frame_size)))
+        return rgbpose.fuse(logits, self.model.fusion)
+
+    def warp(self, keypoints: Tensor, scores: Tensor, frame_size: Tensor, rgb: Tensor, rgb_region: Tensor) -> Tensor:
+        """What the network sees, before it is normalised: (N, R, H, W, 3)."""
+        start, side = clip_box(*_detected(keypoints, scores), frame_size, self.clip.padding)
+        return warped(rgb, rgb_region, start, side, RGB_SCALE * self.clip.test_size)
 
 
 class GraphScores(nn.Module):
@@ -91,8 +116,7 @@ class GraphScores(nn.Module):
 
     def forward(self, keypoints: Tensor, scores: Tensor, frame_size: Tensor) -> Tensor:
         """See `module`."""
-        if self.clip.persons is not None:
-            keypoints, scores = (_people(array, self.clip.persons) for array in (keypoints, scores))
+        keypoints, scores = (_people(array, self.clip.persons) for array in (keypoints, scores))
         scores = torch.where(_finite(keypoints), scores, 0)
         half = (frame_size.flip(-1) / 2)[:, None, None, None]
         xy = torch.where((scores > MIN_SCORE)[..., None], (keypoints - half) / half, 0)
@@ -166,22 +190,25 @@ def _distance2(offset: Tensor, limb: Tensor) -> Tensor:
     return (x - along * limb_x).square() + (y - along * limb_y).square()
 
 
-def subject_crop(
-    xy: Tensor, score: Tensor, frame_size: Tensor, size: int, padding: float, *, min_size: int = 10
-) -> Tensor:
-    """Crop as `posec3d.clips.subject_crop` does, to a square, and resize that to `size` pixels.
+def clip_box(
+    xy: Tensor, score: Tensor, frame_size: Tensor, padding: float | None, *, min_size: int = 10
+) -> tuple[Tensor, Tensor]:
+    """The square that `posec3d.clips.clip_box` finds.
 
     Args:
         xy: (N, M, T, V, 2) pixels, finite.
         score: (N, M, T, V), 0 = not detected.
         frame_size: (N, 2) height, width.
-        size: side of the result in pixels.
-        padding: growth of each half side, relative.
-        min_size: with a box side under this, or no point at all, the whole frame is resized.
+        padding: growth of each half side, relative; None crops nothing.
+        min_size: with a box side under this, or no point at all, it is the whole frame.
 
     Returns:
-        (N, M, T, V, 2) in pixels of the result.
+        Its corner x, y and its sides w, h, each (N, 2) float64, in pixels of the frame.
     """
+    frame = frame_size.flip(1).double()
+    if padding is None:
+        square = frame.amax(1, keepdim=True).expand(-1, 2)
+        return ((frame - square) / 2).long().double(), square
     seen = (score > 0)[..., None]
     low = torch.where(seen, xy, math.inf).amin((1, 2, 3)).double()  # (N, 2)
     high = torch.where(seen, xy, -math.inf).amax((1, 2, 3)).double()
@@ -190,8 +217,57 @@ def subject_crop(
     half = ((high - low) / 2 * (1 + padding)).amax(1, keepdim=True)
     centre = (low + high) / 2
     first, last = (centre - half).long(), (centre + half).long()  # truncated toward zero, as published
-    side = torch.where(whole, frame_size.flip(1).double(), (last - first).double())
-    return (xy - first.float()[:, None, None, None]) * (size / side).float()[:, None, None, None]
+    return first.double(), torch.where(whole, frame, (last - first).double())
+
+
+def warped(rgb: Tensor, region: Tensor, start: Tensor, side: Tensor, size: int) -> Tensor:
+    """Warp pictures to a crop as `posec3d.frames.rgb_clips` does, by bilinear interpolation.
+
+    Four gathers, each no larger than the result: however large the pictures are, they stay uint8.
+
+    Args:
+        rgb: (N, R, H, W, 3) uint8.
+        region: (N, 4) x, y, width, height of what they show, in pixels of the frame.
+        start: (N, 2) x, y of the crop, float64.
+        side: (N, 2) its width and height.
+        size: side of the result in pixels.
+
+    Returns:
+        (N, R, size, size, 3) float32 of whole numbers, 0 .. 255; black where there is no picture.
+    """
+    count, (height, width) = rgb.shape[1], rgb.shape[2:4]
+    columns = _neighbours(start[:, 0], side[:, 0], region[:, 0], region[:, 2], width, size)
+    rows = _neighbours(start[:, 1], side[:, 1], region[:, 1], region[:, 3], height, size)
+    flat, total = rgb.flatten(2, 3), torch.zeros(())
+    for y, down in rows:
+        for x, across in columns:
+            number = (y[:, :, None] * width + x[:, None]).flatten(1)[:, None, :, None]
+            weight = (down[:, :, None] * across[:, None]).flatten(1)[:, None, :, None]
+            total = total + weight * flat.gather(2, number.expand(-1, count, -1, 3))
+    return total.round().unflatten(2, (size, size))
+
+
+def _neighbours(
+    start: Tensor, side: Tensor, shown: Tensor, extent: Tensor, pixels: int, size: int
+) -> list[tuple[Tensor, Tensor]]:
+    """Along one axis, the two pixels of a picture that each of the crop lies between: number and weight, (N, size)."""
+    step = extent.double() / pixels
+    # Pixel centres lie at whole coordinates. The map is found in float64 and applied in float32, as cv2 does.
+    scale, offset = side / (step * size), (start - shown + 0.5) / step - 0.5
+    at = scale.float()[:, None] * torch.arange(size) + offset.float()[:, None]
+    low = at.floor()
+    pairs = (low, 1 - (at - low)), (low + 1, at - low)
+    inside = [(0 <= number) & (number < pixels) for number, _ in pairs]
+    return [
+        (torch.where(there, number, 0).long(), torch.where(there, weight, 0))
+        for there, (number, weight) in zip(inside, pairs, strict=True)
+    ]
+
+
+def _detected(keypoints: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Points and scores, both 0 where a point is not finite."""
+    there = _finite(keypoints)
+    return torch.where(there[..., None], keypoints, 0), torch.where(there, scores, 0)
 
 
 def _finite(xy: Tensor) -> Tensor:
@@ -199,8 +275,9 @@ def _finite(xy: Tensor) -> Tensor:
     return near[..., 0] & near[..., 1]
 
 
-def _people(array: Tensor, persons: int) -> Tensor:
+def _people(array: Tensor, persons: int | None) -> Tensor:
     """Cut or zero-pad the second axis to `persons`, whatever it was."""
+    assert persons is not None  # noqa: S101 - no graph network is made without
     nobody = torch.zeros_like(array[:, :1])
     return torch.cat([array, *[nobody] * (persons - 1)], 1)[:, :persons]
 

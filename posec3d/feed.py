@@ -9,18 +9,18 @@ in memory does not grow with the table. Here one process does one group after an
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from posec3d.clips import RGB_SCALE, ClipConfig, pad_persons, testing_clips, testing_place, training_clips
+from posec3d.clips import RGB_SCALE, ClipConfig, pad_persons, testing_clips, training_clips
 from posec3d.skeletons import skeleton as find_skeleton
 from posec3d.streams import testing_people, training_people
 
 if TYPE_CHECKING:
-    from posec3d.frames import Frames
     from posec3d.table import Clip
 
 COLUMNS = "clip_id num_frames num_persons height width skeleton label keypoints scores".split()
@@ -32,9 +32,21 @@ GROUP = 2048
 """Samples of a group, about: a table sorted by class still gives mixed batches, and a group of two people is 40 MB."""
 
 
-def grain(config: ClipConfig) -> dict[str, int]:
-    """Arguments of `training_groups` for these clips: with RGB frames a sample is a megabyte, not 20 KB."""
-    return {"piece": 4, "size": 32} if config.rgb_length else {}
+def group_options(config: ClipConfig) -> dict[str, int]:
+    """Arguments of `training_groups` for these clips: with RGB frames a sample is 0.1 to 1 MB, not 20 KB."""
+    if not config.rgb_length:
+        return {}
+    sample = config.rgb_length * (RGB_SCALE * config.size) ** 2 * 3
+    return {"piece": 4, "size": min(128, max(32, 2**25 // sample))}
+
+
+def index_options(config: ClipConfig) -> dict[str, Any]:
+    """Arguments of `index` for these clips: what of a table they are made from."""
+    from posec3d.frames import PADDING
+
+    rgb = config.rgb_length > 0
+    wide = config.padding is None or config.padding > PADDING
+    return {"three_d": config.space == "body", "rgb": rgb, "whole": rgb and wide}
 
 
 Arrays = dict[str, np.ndarray]
@@ -68,6 +80,8 @@ class Index:
     """The name of that whose joints the clips are given with."""
     skipped: int
     """Clips of the split left out: nobody in them, or (in training) no label."""
+    blind: int = 0
+    """Others left out because RGB frames are wanted: neither stored ones nor a video to take them from."""
     three_d: bool = False
     """Whether they come with keypoints_3d."""
     picture_files: Sequence[str] | None = None
@@ -85,11 +99,12 @@ def index(
     table: str,
     split: str | None = None,
     *,
-    labelled: bool = True,
-    people: bool = True,
+    need_label: bool = True,
+    need_people: bool = True,
     skeleton: str | None = None,
     three_d: bool = False,
     rgb: bool = False,
+    whole: bool = False,
     cache_gb: float = 0,
 ) -> Index:
     """Choose the clips of a split, from the small columns alone.
@@ -97,17 +112,18 @@ def index(
     Args:
         table: URI.
         split: split expression; None is every clip.
-        labelled: leave out clips without a label.
-        people: leave out clips without people.
+        need_label: leave out clips without a label.
+        need_people: leave out clips without people.
         skeleton: give all clips the joints of this one, as `posec3d.skeletons.convert` does; None is the table's own.
         three_d: read keypoints_3d too.
-        rgb: find the clips' RGB frames too.
+        rgb: find the clips' RGB frames too, and leave out clips that have none and no video to take them from.
+        whole: see that stored frames show all of the frame, as clips need it without a crop or with a wide one.
         cache_gb: disk that each machine may spend on copies of the files of a remote table, so that later epochs do
             not fetch them again; a larger table is read where it lies.
 
     Raises:
         FileNotFoundError: no table there.
-        ValueError: no `skeleton` is given, and the table has several.
+        ValueError: no `skeleton` is given, and the table has several; frames that are not `whole`.
     """
     from posec3d import frames
     from posec3d import table as tables
@@ -115,21 +131,32 @@ def index(
 
     limit = int(cache_gb * 1e9)
     cache = limit if limit and not is_local(table) and tables.size(table) <= limit else 0
-    units, persons, skipped, skeletons = [], 1, 0, set()
+    units, persons, skipped, blind, skeletons = [], 1, 0, 0, set()
     picture_files, places = frames.locate(table) if rgb else (None, {})
+    failed = frames.failed(table) if rgb else set()
+    sizes: dict[str, tuple[int, int]] = {}
     for file in tables.require_table(table):
         version = content_version(file) if cache else ""
         parquet = tables.open_file(file, version=version, cache=cache)
-        columns = parquet.read(["label", "splits", "num_persons", "skeleton", *(["clip_id"] if rgb else [])])
+        more = ["clip_id", "video"] * rgb + ["width", "height"] * (rgb and whole)
+        columns = parquet.read(["label", "splits", "num_persons", "skeleton", *more])
         label = columns["label"].fill_null(-1).to_numpy()
         crowd = columns["num_persons"].to_numpy()
         skeletons |= set(columns["skeleton"].unique().to_pylist())
-        pictures = np.full((columns.num_rows, 2), -1, np.int32)
-        if places:
-            pictures[:] = [places.get(clip_id, (-1, -1)) for clip_id in columns["clip_id"].to_pylist()]
         inside = np.array([tables.in_split(splits or (), split) for splits in columns["splits"].to_pylist()], bool)
-        chosen = inside & ~((labelled & (label < 0)) | (people & (crowd == 0)))
+        chosen = inside & ~((need_label & (label < 0)) | (need_people & (crowd == 0)))
         skipped += int((inside & ~chosen).sum())
+        pictures = np.full((columns.num_rows, 2), -1, np.int32)
+        if rgb:
+            ids, videos = columns["clip_id"].to_pylist(), columns["video"].to_pylist()
+            pictures[:] = [places.get(clip_id, (-1, -1)) for clip_id in ids]
+            bare = {ids[i]: videos[i] or "" for i in np.flatnonzero(chosen & (pictures[:, 0] < 0))}
+            unseen = (failed & bare.keys()) | frames.without_video(bare)
+            chosen &= np.array([clip_id not in unseen for clip_id in ids], bool)
+            blind += len(unseen)
+            if whole:
+                size = list(zip(columns["width"].to_pylist(), columns["height"].to_pylist(), strict=True))
+                sizes |= {ids[i]: size[i] for i in np.flatnonzero(chosen)}
         first = 0
         for group in range(parquet.num_row_groups):
             last = first + parquet.metadata.row_group(group).num_rows
@@ -138,13 +165,18 @@ def index(
                 persons = max(persons, int(crowd[first + rows].max()))
                 units.append(Unit(file, version, group, rows, label[first + rows], pictures[first + rows]))
             first = last
+    if whole and (partial := frames.partial(picture_files or (), sizes)):
+        raise ValueError(
+            f"the pictures of {partial} clips in {frames.frames_uri(table)} show a part of the frame, and clip.padding "
+            f"None, or above {frames.PADDING}, wants more: remove them and make others with jobs.extract --frames whole"
+        )
     if skeleton is None:
         if len(skeletons) > 1:
             raise ValueError(
                 f"{table} mixes skeletons {', '.join(sorted(skeletons))}; give the skeleton to take them all as"
             )
         (skeleton,) = skeletons
-    return Index(tuple(units), persons, find_skeleton(skeleton).name, skipped, three_d, picture_files, cache)
+    return Index(tuple(units), persons, find_skeleton(skeleton).name, skipped, blind, three_d, picture_files, cache)
 
 
 @dataclass(frozen=True, eq=False)
@@ -332,17 +364,14 @@ def training_samples(
     persons = config.persons or chosen.persons
     if config.space != "volume":
         people = [training_people(clip, config, persons, rng) for clip, rng in zip(clips, rngs, strict=True)]
-        return {**names(clips), "people": np.stack(people)}
+        return {**ids_and_labels(clips), "people": np.stack(people)}
     xy, score, places = training_clips(clips, config, find_skeleton(chosen.skeleton).mirror, rngs, persons)
-    samples = {**names(clips), "xy": xy, "score": score}
+    samples = {**ids_and_labels(clips), "xy": xy, "score": score}
     if config.rgb_length:
-        from posec3d.frames import rgb_clips
-
         side = RGB_SCALE * config.size
         samples["rgb"] = np.empty((len(clips), config.rgb_length, side, side, 3), np.uint8)
         for n, place in enumerate(places * RGB_SCALE):
-            found = _pictures(pictures[n], chosen)
-            samples["rgb"][n] = rgb_clips(clips[n], found, place, side, config.rgb_length, rng=rngs[n])[0]
+            samples["rgb"][n] = _rgb(clips[n], pictures[n], chosen, config, place, side, rng=rngs[n])[0]
     return samples
 
 
@@ -357,41 +386,68 @@ def testing_samples(
     """
     clips = [clip for piece in group.pieces for clip in read(piece, chosen)]
     persons = config.persons or chosen.persons
-    if config.space != "volume":
-        people = [testing_people(clip, config, persons, num_clips) for clip in clips]
-        return {**names(clips), "people": np.stack(people)}
-    views = [
-        pad_persons(*testing_clips(c.keypoints, c.scores, (c.height, c.width), config, num_clips), persons)
-        for c in clips
+    pictures = np.concatenate([piece.pictures for piece in group.pieces])
+    samples = [
+        testing_sample(clip, config, persons, num_clips, partial(_rgb, clip, where, chosen, config))
+        for clip, where in zip(clips, pictures, strict=True)
     ]
-    xy, score = (np.stack(parts) for parts in zip(*views, strict=True))
-    samples = {**names(clips), "xy": xy, "score": score}
-    if config.rgb_length:
-        from posec3d.frames import rgb_clips
-
-        side = RGB_SCALE * config.test_size
-        samples["rgb"] = np.empty((len(clips), num_clips, config.rgb_length, side, side, 3), np.uint8)
-        pictures = np.concatenate([piece.pictures for piece in group.pieces])
-        for n, c in enumerate(clips):
-            place = RGB_SCALE * testing_place(c.keypoints, c.scores, (c.height, c.width), config, num_clips)
-            found = _pictures(pictures[n], chosen)
-            samples["rgb"][n] = rgb_clips(c, found, place, side, config.rgb_length, num_clips=num_clips)
-    return samples
+    return {**ids_and_labels(clips), **{name: np.stack([sample[name] for sample in samples]) for name in samples[0]}}
 
 
-def _pictures(where: np.ndarray, chosen: Index) -> "Frames | None":
-    """A clip's stored RGB frames; None if it has none."""
-    from posec3d.frames import read_frames
+def testing_sample(
+    clip: "Clip",
+    config: ClipConfig,
+    persons: int | None,
+    num_clips: int = 1,
+    rgb: Callable[..., np.ndarray] | None = None,
+) -> Arrays:
+    """One clip as it is tested.
+
+    Args:
+        clip: of the skeleton that is wanted.
+        config: how it is sampled and cropped.
+        persons: M of the result; None is the clip's own.
+        num_clips: K.
+        rgb: what gives its pictures, by the map to them, their side and `num_clips`; None leaves them out.
+
+    Returns:
+        Of `Arrays` xy (K, M, T, V, 2) and score, or people (K, M, T, V, C); rgb (K, R, H, W, 3).
+    """
+    if config.space != "volume":
+        assert persons is not None  # noqa: S101 - no graph network is made without
+        return {"people": testing_people(clip, config, persons, num_clips)}
+    xy, score, place = testing_clips(clip.keypoints, clip.scores, (clip.height, clip.width), config, num_clips)
+    xy, score = (xy, score) if persons is None else pad_persons(xy, score, persons)
+    sample = {"xy": xy, "score": score}
+    if config.rgb_length and rgb is not None:
+        sample["rgb"] = rgb(RGB_SCALE * place, RGB_SCALE * config.test_size, num_clips=num_clips)
+    return sample
+
+
+def _rgb(
+    clip: "Clip", where: np.ndarray, chosen: Index, config: ClipConfig, place: np.ndarray, side: int, **options: Any
+) -> np.ndarray:
+    """What an RGB network sees of a clip, of its pictures where they lie, or without any of its video."""
+    from posec3d.frames import read_frames, rgb_clips
 
     file, row = (int(number) for number in where)
-    return read_frames((chosen.picture_files or ())[file], row) if file >= 0 else None
+    how = place, side, config.rgb_length
+    if file >= 0:
+        return rgb_clips(clip, read_frames((chosen.picture_files or ())[file], row), *how, **options)
+    try:
+        return rgb_clips(clip, None, *how, padding=config.padding, **options)
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"clip {clip.clip_id} has no stored frames, and none can be taken from its video ({error}); store frames "
+            "with jobs.extract --frames: what fails there is left out here"
+        ) from error
 
 
 def _number(clip: "Clip") -> int:
     return int.from_bytes(hashlib.blake2b(clip.clip_id.encode(), digest_size=8).digest())
 
 
-def names(clips: "Sequence[Clip]") -> Arrays:
+def ids_and_labels(clips: "Sequence[Clip]") -> Arrays:
     """What samples say of their clips: clip_id and label, -1 where there is none."""
     labels = [-1 if clip.label is None else clip.label for clip in clips]
     return {"clip_id": np.array([clip.clip_id for clip in clips]), "label": np.array(labels, np.int64)}
@@ -425,7 +481,7 @@ def training_batches(
         read: how the clips of a piece are read.
     """
     groups = training_groups(
-        chosen, seed=seed, epoch=epoch, repeat=repeat, balanced=balanced, share=share, **grain(config)
+        chosen, seed=seed, epoch=epoch, repeat=repeat, balanced=balanced, share=share, **group_options(config)
     )
     samples = _Samples(chosen, config, seed, epoch, read)
     blocks: Iterable[Arrays] = map(samples.__getitem__, groups)

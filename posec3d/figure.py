@@ -61,12 +61,6 @@ LIMBS = {
              (-18, 26, 62, 24, "shoes"), (-4, 23, 36, 2, "shoes"), (14, 22, 27, -4, "shoes")),
 }  # fmt: skip
 THUMB = ((-212, 6, 7, 27, "skin"), (-195, 6, 7, 25, "skin"), (-170, 6, 7, 14, "skin"))
-FURNITURE = (
-    (0.45, 0, 2.05),
-    (0.5, 0.9, 2.0),
-    (0.35, 1.2, 1.8),
-    (0.5, 0, 1.1),
-)  # half width, bottom, top; metres
 
 
 @dataclass(frozen=True)
@@ -297,7 +291,7 @@ def _shadows(figure: Figure, origins: np.ndarray, light: np.ndarray, camera: Cam
 
 
 def draw_background(rng: np.random.Generator, size: tuple[int, int], camera: Camera) -> np.ndarray:
-    """A wall and a floor that agree with the camera: plain, textured, with simple shapes, or furnished.
+    """A wall and a floor that agree with the camera: plain, textured, or with simple shapes.
 
     Args:
         rng: what to draw.
@@ -316,7 +310,7 @@ def draw_background(rng: np.random.Generator, size: tuple[int, int], camera: Cam
     image = np.where(np.arange(height)[:, None, None] < horizon, wall, floor)
     image = image * np.linspace(rng.uniform(0.75, 1.1), rng.uniform(0.75, 1.1), height)[:, None, None]
     image = image * np.linspace(rng.uniform(0.8, 1.1), rng.uniform(0.8, 1.1), width)[None, :, None]
-    kind = rng.choice(["plain", "texture", "shapes", "room"])
+    kind = rng.choice(["plain", "texture", "shapes", "plain"])
     if kind == "texture":
         for cells, strength in ((12, rng.uniform(5, 20)), (60, rng.uniform(3, 14))):
             noise = rng.normal(0, strength, (cells, cells)).astype(np.float32)
@@ -330,20 +324,4 @@ def draw_background(rng: np.random.Generator, size: tuple[int, int], camera: Cam
             cv2.ellipse(image, centre, radii, 0, 0, 360, colour, -1, cv2.LINE_AA)
         else:
             cv2.rectangle(image, centre, (centre[0] + 2 * radii[0], centre[1] - 2 * radii[1]), colour, -1)
-    if kind == "room":
-        _furnish(image, rng, camera, wall_z, wall)
     return cv2.GaussianBlur(image, (0, 0), rng.uniform(0.8, 3.0))
-
-
-def _furnish(image: np.ndarray, rng: np.random.Generator, camera: Camera, wall_z: float, wall: np.ndarray) -> None:
-    """Add floor boards, a skirting board, and doors, windows, pictures and cupboards on the wall."""
-
-    def quad(corners: Sequence[tuple[float, float, float]], colour: np.ndarray) -> None:
-        polygon = _fixed_point(camera.project(np.array(corners))[0])
-        cv2.fillConvexPoly(image, polygon, np.clip(colour, 0, 255).tolist(), cv2.LINE_AA, 4)
-
-    def panel(x: float, half: float, bottom: float, top: float, colour: np.ndarray) -> None:
-        left, right = x - half, x + half
-        corners = (left, bottom), (right, bottom), (right, top), (left, top)
-        quad([(*corner, wall_z) for corner in corners], colour)
-        panel(x, half - 0.06, bottom + 0.06, top - 0.06, colour * rng.uniform(0.7, 1.35))

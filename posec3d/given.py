@@ -36,7 +36,7 @@ import pyarrow.parquet as pq
 from posec3d.skeletons import COCO17
 from posec3d.table import Clip, clip_id
 from posec3d.track import link
-from posec3d.video import Segment, open_video, segments
+from posec3d.video import open_video, segments
 
 CORNERS = ("x1", "y1", "x2", "y2")
 SCHEMA = pa.schema(
@@ -67,7 +67,7 @@ class People:
 
 
 class Given:
-    """A file of boxes or poses. Made once it can be pickled, and then costs no second reading.
+    """A file of boxes or poses. Once made, it can be pickled; a copy does not read the file again.
 
     Args:
         uri: a path or any fsspec URI.
@@ -215,13 +215,12 @@ class Given:
         return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
-def given_poses(video_uri: str, given: Given, *, piece: Segment | None = None, max_persons: int = 10) -> Clip:
+def given_poses(video_uri: str, given: Given, *, max_persons: int = 10) -> Clip:
     """Make the row of a video whose poses are known: only its frames are counted, and no network is asked.
 
     Args:
         video_uri: a path or any URI fsspec opens.
         given: the file that has its poses.
-        piece: the part to take, from `posec3d.video.segments`; None is the whole video.
         max_persons: at most so many tracks are kept.
 
     Returns:
@@ -233,17 +232,16 @@ def given_poses(video_uri: str, given: Given, *, piece: Segment | None = None, m
         ValueError: the file has no poses for this video, or poses in frames that it does not have.
     """
     poses = given.poses(video_uri)
-    piece = piece or segments(video_uri, math.inf)[0]
+    (whole,) = segments(video_uri, math.inf)
     with open_video(video_uri) as video:
         info = video.info
-    end = piece.start_frame + piece.num_frames
-    if piece.end_s is None and max(poses, default=0) >= end:
+    if max(poses, default=0) >= whole.num_frames:
         raise ValueError(
-            f"{given.uri}: a pose in frame {max(poses)} of {video_uri}, which has frames 0 to {end - 1}; count frames "
-            "from 0, and give the video that the poses were made of"
+            f"{given.uri}: a pose in frame {max(poses)} of {video_uri}, which has frames 0 to {whole.num_frames - 1}; "
+            "count frames from 0, and give the video that the poses were made of"
         )
     nobody = People(np.zeros((0, 5), np.float32), np.zeros((0, _JOINTS, 3), np.float32), None)
-    people = [poses.get(t, nobody) for t in range(piece.start_frame, end)]
+    people = [poses.get(t, nobody) for t in range(whole.num_frames)]
     if any(frame.tracks is not None for frame in people):
         tracks = _given_tracks(people, max_persons)
     else:
@@ -252,8 +250,7 @@ def given_poses(video_uri: str, given: Given, *, piece: Segment | None = None, m
     clip = Clip(
         clip_id=clip_id(video_uri),
         video=video_uri,
-        start_frame=piece.start_frame,
-        num_frames=piece.num_frames,
+        num_frames=whole.num_frames,
         height=info.height,
         width=info.width,
         fps=info.fps,

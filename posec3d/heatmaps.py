@@ -122,9 +122,7 @@ def _volumes(
     target = volume.reshape(clips, *volume.shape[-4:])
     points, peak = xy.reshape(clips, *xy.shape[-4:]), score.reshape(clips, *score.shape[-3:])
     kernel = None if volume.dtype == torch.float64 else _kernel(volume.device.type)
-    if not volume.numel():
-        pass
-    elif kernel and volume.device.type == "cpu":
+    if kernel and volume.device.type == "cpu":
         _draw_on_cpu(kernel, points, peak, limbs, sigma, min_score, target, threads)
     elif kernel:
         kernel.draw(points, peak, limbs, float(sigma), float(min_score), target)

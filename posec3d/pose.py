@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 import cv2
@@ -165,7 +165,7 @@ def extract_poses(
         posec3d.video.VideoError: the video cannot be read.
     """
     spent = dict.fromkeys(("decode", "detect", "pose", "track"), 0.0)
-    seen: list[_Seen] = []  # by frame
+    seen: list[Seen] = []  # by frame
     crops = 0
     start = piece.start_frame if piece else 0
     given = detector.boxes(video_uri) if isinstance(detector, Given) else {}
@@ -188,30 +188,16 @@ def extract_poses(
                 found = _detect(detector, frames, detect_every)
             at = timed("detect", at)
             people = estimate(estimator, frames, found, keep_heatmaps=keep_heatmaps)
+            seen += (person.real() for person in people)
             crops += sum(map(len, found))
-            seen += (person.only(_real(person.boxes, person.keypoints)) for person in people)
             at = timed("pose", at)
     at = timed("decode", at)
-    tracks = link(
-        [s.boxes for s in seen],
-        [s.keypoints for s in seen],
-        fps=info.fps,
-        colours=[s.colours for s in seen],
-        max_persons=max_persons,
-    )
-    joints = len(skeleton(estimator.skeleton).joints)
-    clip = Clip(
+    clip, tracks = tracked(seen, (info.height, info.width), info.fps, estimator.skeleton, max_persons=max_persons)
+    clip = replace(
+        clip,
         clip_id=clip_id(video_uri),
         video=video_uri,
         start_frame=start,
-        num_frames=len(seen),
-        height=info.height,
-        width=info.width,
-        fps=info.fps,
-        skeleton=estimator.skeleton,
-        keypoints=np.zeros((*tracks.shape, joints, 2), np.float32),
-        scores=np.zeros((*tracks.shape, joints), np.float32),
-        boxes=(corners := np.zeros((*tracks.shape, 4), np.float32)),
         pose_model=estimator.name,
         detector=detector.name,
     )
@@ -219,18 +205,43 @@ def extract_poses(
     if keep_heatmaps:
         nowhere = np.zeros((*tracks.shape, 4), np.float32), [[b""] * len(seen) for _ in tracks]
         heatmaps = Heatmaps(*nowhere, size=estimator.map_size)  # type: ignore[attr-defined]
-    for m, t in zip(*np.nonzero(tracks >= 0), strict=True):
-        person = seen[t].only(tracks[m, t : t + 1])
-        clip.keypoints[m, t], clip.scores[m, t] = person.keypoints[0, :, :2], person.keypoints[0, :, 2]
-        corners[m, t] = person.boxes[0, :4]
-        if heatmaps is not None:
-            heatmaps.regions[m, t], heatmaps.maps[m][t] = person.regions[0], person.maps[0]
+        for m, t in zip(*np.nonzero(tracks >= 0), strict=True):
+            heatmaps.regions[m, t] = seen[t].regions[tracks[m, t]]
+            heatmaps.maps[m][t] = seen[t].maps[tracks[m, t]]
     timed("track", at)
     return Extracted(clip, spent, crops, heatmaps)
 
 
+def tracked(
+    seen: Sequence["Seen"], frame_size: tuple[int, int], fps: float, body: str, *, max_persons: int = 10
+) -> tuple[Clip, np.ndarray]:
+    """Link the people of T frames into the tracks of a clip.
+
+    Args:
+        seen: by frame.
+        frame_size: (h, w).
+        fps: frames per second; 0 when unknown.
+        body: name of the skeleton.
+        max_persons: at most so many tracks are kept.
+
+    Returns:
+        The clip, without a name or a video, and (M, T) which of the frame's people each one is, -1 where absent.
+    """
+    boxes, keypoints = [s.boxes for s in seen], [s.keypoints for s in seen]
+    tracks = link(boxes, keypoints, fps=fps, colours=[s.colours for s in seen], max_persons=max_persons)
+    shape = (*tracks.shape, len(skeleton(body).joints))
+    points, corners = np.zeros((*shape, 3), np.float32), np.zeros((*tracks.shape, 4), np.float32)
+    for m, t in zip(*np.nonzero(tracks >= 0), strict=True):
+        points[m, t], corners[m, t] = keypoints[t][tracks[m, t]], boxes[t][tracks[m, t], :4]
+    height, width = frame_size
+    clip = Clip(
+        "", len(seen), height, width, points[..., :2].copy(), points[..., 2].copy(), body, fps=fps, boxes=corners
+    )
+    return clip, tracks
+
+
 @dataclass(frozen=True, eq=False)
-class _Seen:
+class Seen:
     """The n people of one frame."""
 
     boxes: np.ndarray
@@ -244,15 +255,19 @@ class _Seen:
     maps: list[bytes]
     """Their packed heatmaps; empty when those are not kept."""
 
-    def only(self, chosen: np.ndarray) -> "_Seen":
+    def only(self, chosen: np.ndarray) -> "Seen":
         """Keep these of them, in this order."""
         maps = [self.maps[i] for i in chosen] if self.maps else []
-        return _Seen(self.boxes[chosen], self.keypoints[chosen], self.regions[chosen], self.colours[chosen], maps)
+        return Seen(self.boxes[chosen], self.keypoints[chosen], self.regions[chosen], self.colours[chosen], maps)
+
+    def real(self) -> "Seen":
+        """Those who are people, surest first: no false boxes, and nobody twice."""
+        return self.only(_real(self.boxes, self.keypoints))
 
 
 def estimate(
     estimator: PoseEstimator, frames: np.ndarray, boxes: Sequence[np.ndarray], *, keep_heatmaps: bool = False
-) -> list[_Seen]:
+) -> list[Seen]:
     """Find the keypoints of boxed people; the crops of all frames go through the network together.
 
     Args:
@@ -279,7 +294,7 @@ def estimate(
     keypoints[..., :2] = keypoints[..., :2] * scale[:, None] + where[:, None, :2]
     ends = np.cumsum(counts)
     return [
-        _Seen(b, keypoints[end - len(b) : end], where[end - len(b) : end], colours(frame, b), maps[end - len(b) : end])
+        Seen(b, keypoints[end - len(b) : end], where[end - len(b) : end], colours(frame, b), maps[end - len(b) : end])
         for frame, b, end in zip(frames, boxes, ends, strict=True)
     ]
 

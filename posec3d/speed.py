@@ -9,8 +9,9 @@ from torch import nn
 log = logging.getLogger("posec3d")
 
 LARGEST_GRADIENT = 1e8
-"""Norm of a gradient in bfloat16 on a CPU above which it is no gradient. With torch 2.13 that of a 3x1x1 convolution of
-two frames, channels last, is whatever was in memory (measured: 1e26 to infinity; of three frames and more it is right).
+"""Norm of a gradient in bfloat16 on a CPU above which it is taken for garbage. With torch 2.13 that of a 3x1x1
+convolution of two frames, channels last, is whatever was in memory (measured: 1e26 to infinity; of three frames and
+more it is right).
 """
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -41,6 +42,18 @@ def autocast(dtype: torch.dtype, device: torch.device | str) -> torch.autocast:
     return torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32)
 
 
+def for_one_thread(model: nn.Module) -> None:
+    """Have a model's convolutions over one pixel computed by oneDNN on a CPU of one thread.
+
+    There torch leaves those of less than 16 samples to a plain loop, at half the speed (2.13, measured), unless they
+    are dilated. Across a kernel of one pixel a dilation means nothing. Convolutions with a stride stay as they are:
+    dilated, their gradients in bfloat16 take seven times as long, a quarter of a training step of Pose-SlowOnly-light.
+    """
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv3d) and layer.kernel_size[1:] == (1, 1) and layer.stride == (1, 1, 1):
+            layer.dilation = (*layer.dilation[:2], 2)
+
+
 class Compiled:
     """A model through torch.compile; without a compiler, or where one fails, the model itself, and a warning says so.
 
@@ -50,7 +63,8 @@ class Compiled:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self._run: Any = torch.compile(model)
+        # Each shape by itself: of any shape at once, poolings over a whole volume do not compile (torch 2.13).
+        self._run: Any = torch.compile(model, dynamic=False)
         self._works = False
 
     def __call__(self, seen: Any) -> Any:

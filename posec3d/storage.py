@@ -8,11 +8,12 @@ import json
 import logging
 import os
 import random
+import signal
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -35,6 +36,9 @@ fsspec.config.conf.setdefault("s3", {}).setdefault(
 LEASE_SECONDS = 120.0
 """A lease that was not renewed for so long is its owner's no more; the clocks of two owners must agree to a minute."""
 
+_leases: list[Callable[[], None]] = []
+"""Renew each lease of this process, if that is due."""
+
 
 @contextlib.contextmanager
 def reaching(uri: str) -> Iterator[None]:
@@ -56,6 +60,23 @@ def reaching(uri: str) -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def whole_file(path: str | os.PathLike[str], ending: str = "") -> Iterator[Path]:
+    """Give the name of a new, hidden file beside a local one, whose place it takes if nothing is raised.
+
+    Args:
+        path: a local file name, in a folder that is there.
+        ending: of the new file's name, for who tells a format by it.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part{ending}")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def write_whole(uri: str, data: bytes) -> None:
     """Write a file so that a reader, or a kill, never meets half of it.
 
@@ -65,22 +86,20 @@ def write_whole(uri: str, data: bytes) -> None:
     Args:
         uri: a path or any fsspec URI.
         data: the content.
+
+    Raises:
+        Leased: on an object store: this process was suspended, and another one has taken a `lease` from it.
     """
     fs, path = fsspec.url_to_fs(uri)
     if not isinstance(fs, LocalFileSystem):
+        for renew in _leases:
+            renew()
         with reaching(uri):
             fs.pipe_file(path, data)
         return
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    part = f"{path}.{uuid.uuid4().hex}.part"
-    try:
-        with open(part, "wb") as file:
-            file.write(data)
-        os.replace(part, path)
-    except BaseException:
-        if os.path.exists(part):
-            os.remove(part)
-        raise
+    with whole_file(path) as part:
+        part.write_bytes(data)
 
 
 def read_whole(uri: str) -> bytes | None:
@@ -160,8 +179,46 @@ def _make_room(folder: Path, newest: Path, limit: int) -> None:
                 Path(f"{copy}.lock").unlink(missing_ok=True)
 
 
+def exists(uri: str) -> bool:
+    """Whether there is a file at a local path or any URI."""
+    if "://" not in uri:
+        return os.path.exists(uri)
+    fs, name = fsspec.url_to_fs(uri)
+    return bool(fs.exists(name))
+
+
+def remove(uri: str) -> None:
+    """Delete a file at a local path or any URI, if it is there."""
+    fs, name = fsspec.url_to_fs(uri)
+    with contextlib.suppress(FileNotFoundError):
+        fs.rm_file(name)
+
+
+def files_below(fs: Any, top: str) -> dict[str, int]:
+    """Paths of all files below a folder, in order, and their sizes; on a disk those behind links to folders, too."""
+    if not isinstance(fs, LocalFileSystem):
+        return {path: info["size"] for path, info in sorted(fs.find(top, detail=True).items())}
+    found = {}
+    for folder, below, names in os.walk(top, followlinks=True):
+        # A link to a folder that it lies in would be followed for ever.
+        here = os.path.realpath(folder)
+        below[:] = [name for name in below if not _leads_back(here, os.path.join(folder, name))]
+        for path in (os.path.join(folder, name) for name in names):
+            # A link to nowhere fails when it is read.
+            found[path] = os.stat(path).st_size if os.path.exists(path) else 0
+    return dict(sorted(found.items()))
+
+
+def _leads_back(here: str, path: str) -> bool:
+    there = os.path.realpath(path)
+    return os.path.islink(path) and (here == there or here.startswith(f"{there.rstrip('/')}/"))
+
+
 def content_version(uri: str) -> str:
     """What changes when a file's content does: on object stores its ETag, elsewhere its size and time."""
+    if "://" not in uri:
+        found = os.stat(uri)
+        return f"{found.st_size}-{found.st_mtime_ns}"
     fs, name = fsspec.url_to_fs(uri)
     return str(fs.ukey(name))
 
@@ -174,7 +231,8 @@ class Leased(Exception):
 def lease(uri: str) -> Iterator[None]:
     """Hold the only right to something on an object store, as long as this process lives and reaches the store.
 
-    The lease is a file that is made only if there is none (S3 does that in one step) and renewed by a thread.
+    The lease is a file that is made only if there is none (S3 does that in one step) and renewed by a thread. Whoever
+    was suspended for so long that another process took it is interrupted, and `write_whole` writes nothing more.
 
     Args:
         uri: of that file.
@@ -193,6 +251,7 @@ def lease(uri: str) -> Iterator[None]:
         return json.loads(read_whole(uri) or b"{}")
 
     for _ in range(2):
+        renewed = time.time()
         try:
             with reaching(uri):
                 fs.pipe_file(path, content(), mode="create")
@@ -209,24 +268,37 @@ def lease(uri: str) -> Iterator[None]:
             time.sleep(2 * random.random())  # noqa: S311 - who sees that at the same time comes at another
     if (held := holder()).get("owner") != me:
         raise Leased(f"{held.get('owner')} took {uri} just now")
-    ended = threading.Event()
+    ended, busy = threading.Event(), threading.Lock()
 
     def renew() -> None:
+        nonlocal renewed
+        with busy:
+            now = time.time()
+            if now - renewed < LEASE_SECONDS / 4:
+                return
+            if (held := holder()).get("owner") != me:  # this process was asleep for too long
+                raise Leased(f"{held.get('owner', 'another run')} has taken {uri} from this one, which writes no more")
+            fs.pipe_file(path, content())
+            renewed = now
+
+    def renew_regularly() -> None:
         while not ended.wait(LEASE_SECONDS / 4):
             try:
-                if (held := holder()).get("owner") != me:  # this process was asleep for too long
-                    log.error("%s has taken %s from this job, which ends", held.get("owner"), uri)
-                    _thread.interrupt_main()
-                    return
-                fs.pipe_file(path, content())
+                renew()
+            except Leased as error:
+                log.error("%s", error)
+                _thread.interrupt_main(signal.SIGTERM)  # Ctrl-C is ignored in a script's background
+                return
             except Exception as error:  # the store may come back before the lease ends
                 log.warning("cannot renew %s: %s", uri, error)
 
-    thread = threading.Thread(target=renew, daemon=True)
+    thread = threading.Thread(target=renew_regularly, daemon=True)
     thread.start()
+    _leases.append(renew)
     try:
         yield
     finally:
+        _leases.remove(renew)
         ended.set()
         thread.join()
         if holder().get("owner") == me:

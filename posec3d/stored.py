@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from posec3d import table as tables
-from posec3d.clips import ClipConfig, sample_frames, subject_crop
+from posec3d.clips import ClipConfig, clip_box, sample_frames
+from posec3d.storage import exists
 from posec3d.table import Clip
 
 HEATMAPS = pa.schema(
@@ -69,7 +70,9 @@ def heatmaps_row(heatmaps: Heatmaps) -> dict[str, Any]:
     }
 
 
-def read_heatmaps(table: str, clip_ids: Iterable[str] | None = None) -> Iterator[tuple[str, Heatmaps]]:
+def read_heatmaps(
+    table: str, clip_ids: Iterable[str] | None = None, *, beside: str = ""
+) -> Iterator[tuple[str, Heatmaps]]:
     """Yield the heatmaps beside a table by clip_id, one row group in memory at a time.
 
     A killed extraction may have left a clip's maps twice; the first are taken.
@@ -77,15 +80,15 @@ def read_heatmaps(table: str, clip_ids: Iterable[str] | None = None) -> Iterator
     Args:
         table: URI.
         clip_ids: whose heatmaps; None is everybody's.
+        beside: name of the table's file with these clips. Extraction writes their heatmaps to a file of the same name,
+            which is looked into first; others, if any clip is missing there.
 
     Raises:
         ValueError: a clip has none; raised after those that have.
     """
     wanted = None if clip_ids is None else set(clip_ids)
     seen: set[str] = set()
-    for path in tables.data_files(heatmaps_uri(table)):
-        if seen == wanted:
-            return
+    for path in _files(table, beside):
         file = tables.open_file(path)
         for group in range(file.num_row_groups):
             chosen = []
@@ -102,6 +105,8 @@ def read_heatmaps(table: str, clip_ids: Iterable[str] | None = None) -> Iterator
                 regions = np.array(row["regions"], np.float32).reshape(m, t, 4)
                 maps = [row["maps"][track * t : (track + 1) * t] for track in range(m)]
                 yield row["clip_id"], Heatmaps(regions, maps, (row["map_height"], row["map_width"]))
+        if seen == wanted:
+            return
     if wanted and (missing := sorted(wanted - seen)):
         raise ValueError(
             f"{len(missing)} of {len(wanted)} clips have no heatmaps in {heatmaps_uri(table)}: "
@@ -110,10 +115,17 @@ def read_heatmaps(table: str, clip_ids: Iterable[str] | None = None) -> Iterator
         )
 
 
+def _files(table: str, beside: str) -> Iterator[str]:
+    first = f"{heatmaps_uri(table)}/{beside}"
+    if beside and exists(first):
+        yield first
+    yield from (path for path in tables.data_files(heatmaps_uri(table)) if path.rsplit("/", 1)[-1] != beside)
+
+
 def stored_volumes(clip: Clip, heatmaps: Heatmaps, config: ClipConfig, num_clips: int = 1) -> np.ndarray:
     """Draw a clip's stored maps as it is tested (paper, section 3.2: volumes from heatmaps instead of coordinates).
 
-    Frames, subject-centred crop and scale are those of `posec3d.clips.testing_clips`. Each person's map is resampled
+    Frames, crop and scale are those of `posec3d.clips.testing_clips`. Each person's map is resampled
     bilinearly where its region lies, and nowhere else; people are merged by maximum.
 
     Args:
@@ -136,10 +148,9 @@ def stored_volumes(clip: Clip, heatmaps: Heatmaps, config: ClipConfig, num_clips
         )
     sampled = sample_frames(clip.num_frames, config, num_clips=num_clips)
     xy, score = clip.keypoints[:, sampled.ravel()], clip.scores[:, sampled.ravel()]
-    cropped, (height, width) = subject_crop(xy, score, (clip.height, clip.width), padding=config.padding)
-    corner = (xy - cropped)[score > 0][:1].sum(0)  # all points with a score move alike; without any, nothing is cropped
+    left, top, width, height = clip_box(xy, score, (clip.height, clip.width), config.padding)
     side = config.test_size
-    pixels = np.arange(side)[:, None] * np.array([width, height]) / side + corner  # x and y in the frame
+    pixels = np.arange(side)[:, None] * np.array([width, height]) / side + [left, top]  # x and y in the frame
     frames, back = np.unique(sampled, return_inverse=True)
     volume = np.zeros((joints, len(frames), side, side), np.float32)
     for m, track in enumerate(heatmaps.maps):

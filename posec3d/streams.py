@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from posec3d.clips import ClipConfig, Rng, sample_frames
+from posec3d.clips import ClipConfig, Rng, jitter, sample_frames
 from posec3d.skeletons import Skeleton, convert, skeleton
 
 if TYPE_CHECKING:
@@ -141,10 +141,9 @@ def training_people(video: "Clip", config: ClipConfig, persons: int, rng: Rng) -
                 change = plane @ change
         change = (1 + config.scale * rng.uniform(-1, 1, axes))[:, None] * change
         people[..., :axes] = people[..., :axes] @ change.T.astype(np.float32)
-    if config.noise:
+    if config.noise or config.offset:
         there = (people != 0).any(-1, keepdims=True)
-        noise = np.asarray(rng.standard_normal((*people.shape[:-1], axes)), np.float32)
-        people[..., :axes] += config.noise * there * noise
+        people[..., :axes] += there * jitter((*people.shape[:-1], axes), config, rng)
     if rng.random() < config.flip:
         people = flipped(people, body)
     return padded(people, persons)

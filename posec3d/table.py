@@ -6,6 +6,7 @@ Coordinates are stored in quarter pixels as int16 and scores as uint8, so that a
 
 import hashlib
 import logging
+import re
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 
 VERSION = 1
 VERSION_KEY = b"posec3d.version"
-QUARTER = 4  # stored units a pixel
+UNITS_PER_PIXEL = 4  # coordinates are stored in quarters of a pixel
 ROW_GROUP = 64  # clips
 
 SCHEMA = pa.schema(
@@ -119,9 +120,23 @@ def clip_id(video: str) -> str:
     return f"{stem}-{hashlib.blake2b(video.encode(errors='surrogateescape'), digest_size=6).hexdigest()}"
 
 
+_PIECE = re.compile(r"(.+)-(\d+)of(\d+)$")
+
+
+def piece_id(clip_id: str, number: int, count: int) -> str:
+    """A name for piece `number` (from 1) of a video cut into `count`; a video in one piece keeps its name."""
+    return clip_id if count == 1 else f"{clip_id}-{number}of{count}"
+
+
+def base_and_count(clip_id: str) -> tuple[str, int]:
+    """The name of the whole video, and how many pieces it was cut into: `piece_id` backwards."""
+    piece = _PIECE.match(clip_id)
+    return (piece[1], int(piece[3])) if piece else (clip_id, 1)
+
+
 def _quarter_pixels(pixels: np.ndarray) -> np.ndarray:
     limits = np.iinfo(np.int16)
-    return np.clip(np.rint(np.nan_to_num(pixels) * QUARTER), limits.min, limits.max).astype(np.int16)
+    return np.clip(np.rint(np.nan_to_num(pixels) * UNITS_PER_PIXEL), limits.min, limits.max).astype(np.int16)
 
 
 def to_row(clip: Clip) -> dict[str, Any]:
@@ -176,7 +191,7 @@ def from_row(row: dict[str, Any]) -> Clip:
     """
     m, t, v = row["num_persons"], row["num_frames"], len(skeleton(row["skeleton"]).joints)
     given = {f.name: row[f.name] for f in fields(Clip) if f.name in row}
-    given["keypoints"] = np.asarray(row["keypoints"], np.float32).reshape(m, t, v, 2) / QUARTER
+    given["keypoints"] = np.asarray(row["keypoints"], np.float32).reshape(m, t, v, 2) / UNITS_PER_PIXEL
     given["scores"] = np.asarray(row["scores"], np.float32).reshape(m, t, v) / 255
     if "splits" in row:
         given["splits"] = tuple(row["splits"] if row["splits"] is not None else ())
@@ -255,10 +270,15 @@ def open_file(path: str, *, version: str = "", cache: int = 0) -> pq.ParquetFile
         cache: open a copy on this machine's disk, where so many bytes of copies may lie; 0 opens the file itself.
 
     Raises:
-        ValueError: not a keypoint table, or one of a newer version.
+        ValueError: not a keypoint table, a damaged file, or one of a newer version.
     """
     fs, name = fsspec.url_to_fs(path)
-    file = pq.ParquetFile(open_copy(path, version, cache) if cache else fs.open(name, "rb"), pre_buffer=True)
+    try:
+        file = pq.ParquetFile(open_copy(path, version, cache) if cache else fs.open(name, "rb"), pre_buffer=True)
+    except pa.ArrowInvalid as error:
+        raise pa.ArrowInvalid(  # a ValueError, too
+            f"{path}: no Parquet file, or a damaged one ({error}); jobs.compact TABLE --out NEW leaves such files out"
+        ) from error
     found = (file.schema_arrow.metadata or {}).get(VERSION_KEY)
     if found is None:
         raise ValueError(f"{path}: Parquet, but not a keypoint table (no {VERSION_KEY.decode()} in its schema)")

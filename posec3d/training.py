@@ -4,6 +4,8 @@ import contextlib
 import itertools
 import math
 import queue
+import resource
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from posec3d import metrics, speed
 from posec3d.config import HeatmapConfig, OptimConfig, TrainConfig
@@ -29,6 +32,10 @@ INPUTS = ("xy", "score", "volume", "people", "rgb")
 
 _MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 """Of R, G, B in ImageNet, as published."""
+
+
+class Diverged(RuntimeError):
+    """The loss is not finite, or a gradient is absurd: the same run again would fail there again."""
 
 
 def draw(
@@ -65,12 +72,12 @@ def inputs(
     """
     if "people" in batch:
         return (torch.as_tensor(batch["people"]).to(device),)
-    rgb = (_normalised(batch["rgb"], device),) if config.model.name in RGB + RGBPOSE else ()
+    rgb = (normalised(batch["rgb"], device),) if config.model.name in RGB + RGBPOSE else ()
     return rgb if config.model.name in RGB else (*rgb, _volume(batch, size, config, skeleton, device, dtype))
 
 
-def _normalised(rgb: Any, device: torch.device | str) -> Tensor:
-    """RGB frames (N, R, H, W, 3) uint8 as (N, 3, R, H, W), in the memory layout they have: channels last."""
+def normalised(rgb: Any, device: torch.device | str = "cpu") -> Tensor:
+    """RGB frames (N, R, H, W, 3), 0 .. 255, as (N, 3, R, H, W), in the memory layout they have: channels last."""
     frames = torch.as_tensor(rgb).to(device).float()
     mean, std = (torch.tensor(values, device=device) for values in (_MEAN, _STD))
     return ((frames - mean) / std).permute(0, 4, 1, 2, 3)
@@ -105,7 +112,12 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
     return torch.optim.AdamW(model.parameters(), config.lr, weight_decay=config.weight_decay)
 
 
-def class_weights(labels: np.ndarray, num_classes: int, exponent: float) -> np.ndarray:
+def loss_scaler(dtype: torch.dtype, device: torch.device | str = "cpu") -> torch.amp.GradScaler:
+    """What scales the loss in float16, whose small gradients would become zero; in other precisions it does nothing."""
+    return torch.amp.GradScaler(torch.device(device).type, enabled=dtype == torch.float16)
+
+
+def weigh_classes(labels: np.ndarray, num_classes: int, exponent: float) -> np.ndarray:
     """Weigh classes by how few samples they have.
 
     Args:
@@ -215,6 +227,11 @@ def fit(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     compiled: bool = False,
+    scaler: torch.amp.GradScaler | None = None,
+    averaged: nn.Module | None = None,
+    accumulate: int = 1,
+    val_every: int = 1,
+    portion: float = 1.0,
     wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
     gather: Callable[[Any], list[Any]] = lambda value: [value],
 ) -> Iterator[dict[str, float]]:
@@ -229,32 +246,61 @@ def fit(
         validate: this worker's share of the clips to validate with; None skips validation.
         steps: optimizer steps of an epoch.
         first_epoch: epochs already done.
-        class_weights: (classes,) of each class's samples in the loss, see `class_weights`; None weighs all alike.
+        class_weights: (classes,) of each class's samples in the loss, see `weigh_classes`; None weighs all alike.
         device: where volumes are drawn and the model runs.
-        dtype: what convolutions compute in, see `posec3d.speed.resolve`.
+        dtype: what convolutions compute in, see `posec3d.speed.resolve`; validation is in float32.
         compiled: through torch.compile, where that works.
+        scaler: of the loss, whose state a run that goes on takes up too; None is a new one of `loss_scaler`.
+        averaged: a copy of the model that becomes the moving average of its weights, by config.optim.ema, and is what
+            is validated; None keeps no average.
+        accumulate: parts of a batch that go through the model one after another, for one step of all their gradients.
+        val_every: epochs from one validation to the next; the last epoch is always validated.
+        portion: samples of this worker's batches over the mean of all workers', whose gradients are averaged.
         wrap: makes the module that is trained from the model, e.g. DistributedDataParallel.
         gather: collects a small value from all workers.
 
     Yields:
         epoch (1-based), lr, train_loss, train_top1, seconds, samples_per_s, first_batch_s (until the feed runs), stall
-        (share of the time after that spent waiting for batches) and, with validation, val_loss, val_top1, val_top5,
-        val_mean_class.
+        (share of the time after that spent waiting for batches), memory_gb (peak, of the device) and, with validation,
+        val_loss, val_top1, val_top5, val_mean_class.
 
     Raises:
-        RuntimeError: the feed ended early, the loss is not finite, or a gradient is none (`speed.LARGEST_GRADIENT`).
+        Diverged: the loss is not finite, or, in bfloat16 on a CPU, a gradient is absurd (`speed.LARGEST_GRADIENT`).
+        RuntimeError: the feed ended early.
     """
     trained = wrap(model)
     run = speed.Compiled(trained) if compiled else trained
     doubtful = dtype == torch.bfloat16 and torch.device(device).type == "cpu"
-    # float16 alone needs it: small gradients would become zero.
-    scaler = torch.amp.GradScaler(torch.device(device).type, enabled=dtype == torch.float16)
+    scaler = scaler or loss_scaler(dtype, device)
     weight = None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32, device=device)
 
     def criterion(logits: tuple[Tensor, ...], label: Tensor) -> Tensor:
         heads, joint = config.optim.heads if len(logits) == 2 else None, config.optim.joint_loss
         options = {"weight": weight, "label_smoothing": config.optim.label_smoothing}
-        return rgbpose.loss(logits, label, weights=heads, joint=joint, **options)
+        loss = rgbpose.loss(logits, label, weights=heads, joint=joint, **options)
+        # torch divides by the weights of these very clips: alone, or among few, each would count as any other.
+        return loss if weight is None else loss * weight[label].mean()
+
+    def backward(batch: Batch) -> tuple[Tensor, Tensor]:
+        """Add a batch's gradients, and give the sum of its losses and how many were right."""
+        loss_sum, right = torch.zeros((), device=device), torch.zeros((), device=device)
+        parts = _parts(batch, accumulate)
+        for number, part in enumerate(parts, 1):
+            label = torch.as_tensor(part["label"], device=device).long()
+            seen = inputs(part, config.clip.size, config, skeleton, device, dtype)
+            seen, others, share = _mixed(seen, label, config.optim.mixup)
+            # Workers exchange the sum of the parts' gradients, once.
+            alone = number < len(parts) and isinstance(trained, DistributedDataParallel)
+            with trained.no_sync() if alone else contextlib.nullcontext():  # type: ignore[operator]
+                with speed.autocast(dtype, device):
+                    logits = _heads(run, seen)
+                loss = share * criterion(logits, label)
+                if share < 1:
+                    loss = loss + (1 - share) * criterion(logits, others)
+                scaler.scale(loss * (portion * len(label) / len(batch["label"]))).backward()
+            loss_sum += loss.detach() * len(label)
+            right += (_fused(logits, config).detach().argmax(1) == label).sum()
+        return loss_sum, right
 
     total = steps * config.epochs
     for epoch in range(first_epoch, config.epochs):
@@ -269,54 +315,85 @@ def fit(
             rate = learning_rate(config.optim, epoch * steps + step, total)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            label = torch.as_tensor(batch["label"], device=device).long()
-            seen, share, others = inputs(batch, config.clip.size, config, skeleton, device, dtype), 1.0, label
-            if config.optim.mixup:
-                order = torch.randperm(len(label), device=device)
-                share = float(torch.distributions.Beta(config.optim.mixup, config.optim.mixup).sample())
-                seen, others = tuple(torch.lerp(x[order], x, share) for x in seen), label[order]
-            with speed.autocast(dtype, device):
-                logits = _heads(run, seen)
-            loss = share * criterion(logits, label)
-            if share < 1:
-                loss = loss + (1 - share) * criterion(logits, others)
             optimizer.zero_grad(set_to_none=True)
-            scaler.scale(loss).backward()
+            loss, hits = backward(batch)
+            loss_sum, right = loss_sum + loss, right + hits
             if config.optim.clip_norm is not None or doubtful:
                 scaler.unscale_(optimizer)
                 norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_norm or math.inf)
                 if doubtful and not norm < speed.LARGEST_GRADIENT:
-                    raise RuntimeError(
+                    if not loss_sum.isfinite():  # from which no gradient could come
+                        raise _diverged(epoch, float(loss_sum), config)
+                    raise Diverged(
                         f"a gradient of norm {float(norm):.0e}: this CPU's bfloat16 convolutions are wrong for clips "
                         f"of {config.clip.length} frames of {config.clip.size} pixels; take --precision float32"
                     )
             scaler.step(optimizer)
             scaler.update()
-            loss_sum += loss.detach() * len(label)
-            said = rgbpose.fuse(logits, config.model.fusion[: len(logits)])
-            right += (said.detach().argmax(1) == label).sum()
-            samples, done = samples + len(label), done + 1
+            if averaged is not None:
+                past = epoch * steps + step
+                _average(averaged, model, min(config.optim.ema, (1 + past) / (10 + past)))
+            samples, done = samples + len(batch["label"]), done + 1
         if done < steps:
             raise RuntimeError(f"epoch {epoch + 1}: the feed ended after {done} of {steps} steps")
-        parts = np.array(gather([float(loss_sum), float(right), samples])).sum(0)
+        loss_of_all, right_of_all, samples_of_all = np.array(gather([float(loss_sum), float(right), samples])).sum(0)
         seconds = time.perf_counter() - start
-        if not math.isfinite(parts[0]):
-            raise RuntimeError(
-                f"epoch {epoch + 1}: the loss is {parts[0]}; lower optim.lr (now {config.optim.lr}) or raise warmup"
-            )
+        if not math.isfinite(loss_of_all):
+            raise _diverged(epoch, loss_of_all, config)
         result = {
             "epoch": epoch + 1,
             "lr": rate,
-            "train_loss": parts[0] / parts[2],
-            "train_top1": parts[1] / parts[2],
+            "train_loss": loss_of_all / samples_of_all,
+            "train_top1": right_of_all / samples_of_all,
             "seconds": seconds,
-            "samples_per_s": parts[2] / seconds,
+            "samples_per_s": samples_of_all / seconds,
             "stall": waiting.later / max(seconds - waiting.first, 1e-9),
             "first_batch_s": waiting.first,
+            "memory_gb": _peak_memory(device) / 1e9,
         }
-        if validate is not None:
-            result |= _validate(model, config, skeleton, validate(), device, dtype, gather)
+        if validate is not None and ((epoch + 1) % val_every == 0 or epoch + 1 == config.epochs):
+            result |= _validate(averaged or model, config, skeleton, validate(), device, gather)
         yield {k: float(v) for k, v in result.items()}
+
+
+def _diverged(epoch: int, loss: float, config: TrainConfig) -> Diverged:
+    return Diverged(f"epoch {epoch + 1}: the loss is {loss}; lower optim.lr (now {config.optim.lr}) or raise warmup")
+
+
+def _parts(batch: Batch, count: int) -> list[Batch]:
+    """A batch as so many of about the same size."""
+    if count == 1:
+        return [batch]
+    cuts = np.array_split(np.arange(len(batch["label"])), count)
+    return [{name: values[cut[0] : cut[-1] + 1] for name, values in batch.items()} for cut in cuts if len(cut)]
+
+
+def _mixed(seen: tuple[Tensor, ...], label: Tensor, mixup: float) -> tuple[tuple[Tensor, ...], Tensor, float]:
+    """Blend each sample with another one: what is seen, the others' labels, and the share that is a sample's own."""
+    if not mixup:
+        return seen, label, 1.0
+    order = torch.randperm(len(label), device=label.device)
+    share = float(torch.distributions.Beta(mixup, mixup).sample())
+    return tuple(torch.lerp(x[order], x, share) for x in seen), label[order], share
+
+
+@torch.no_grad()
+def _average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
+    """Move all that a state_dict holds towards the model's; a decay that rises from 0 forgets the random start."""
+    pairs = list(zip(averaged.state_dict().values(), model.state_dict().values(), strict=True))
+    floats = [pair for pair in pairs if pair[0].is_floating_point()]
+    torch._foreach_lerp_([old for old, _ in floats], [new for _, new in floats], 1 - decay)
+    for old, new in pairs:
+        if not old.is_floating_point():  # a count of batches
+            old.copy_(new)
+
+
+def _peak_memory(device: torch.device | str) -> int:
+    """Bytes of the device's memory taken at most; on a CPU of this process's."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    # Linux counts in KiB, macOS in bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _heads(model: Callable[[Any], Any], seen: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -325,18 +402,22 @@ def _heads(model: Callable[[Any], Any], seen: tuple[Tensor, ...]) -> tuple[Tenso
     return tuple(head.float() for head in (logits if isinstance(logits, tuple) else (logits,)))
 
 
+def _fused(logits: tuple[Tensor, ...], config: TrainConfig) -> Tensor:
+    """Probabilities (N, classes) of all heads together."""
+    return rgbpose.fuse(logits, config.model.fusion if len(logits) == 2 else None)
+
+
 def _validate(
     model: nn.Module,
     config: TrainConfig,
     skeleton: Skeleton,
     batches: Iterable[Batch],
     device: torch.device | str,
-    dtype: torch.dtype,
     gather: Callable[[Any], list[Any]],
 ) -> dict[str, float]:
     scores, labels = [], []
     for batch in batches:
-        scores.append(predict(model, batch, config, skeleton, device, dtype))
+        scores.append(predict(model, batch, config, skeleton, device))
         labels.append(np.asarray(batch["label"]))
     parts = gather((scores, labels))
     score = np.concatenate([array for part in parts for array in part[0]])
@@ -356,10 +437,8 @@ def predict(
     config: TrainConfig,
     skeleton: Skeleton,
     device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
 ) -> np.ndarray:
-    """Class probabilities (N, classes) of test clips; heatmap pixels are those of config.clip.test_size."""
+    """Class probabilities (N, classes) of test clips, in float32; heatmap pixels are those of config.clip.test_size."""
     model.eval()
-    with speed.autocast(dtype, device):
-        logits = _heads(model, inputs(batch, config.clip.test_size, config, skeleton, device, dtype))
-    return rgbpose.fuse(logits, config.model.fusion[: len(logits)]).cpu().numpy()
+    logits = _heads(model, inputs(batch, config.clip.test_size, config, skeleton, device))
+    return _fused(logits, config).cpu().numpy()

@@ -11,12 +11,12 @@ import logging
 import math
 import os
 import tempfile
-import uuid
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, Self, get_args
@@ -27,6 +27,8 @@ import fsspec
 import numpy as np
 from av.codec.hwaccel import HWAccel, HWDeviceType
 from av.error import ExternalError, FFmpegError
+
+from posec3d.storage import content_version, whole_file
 
 log = logging.getLogger(__name__)
 
@@ -145,9 +147,7 @@ class Video:
             frame = frame.reformat(format="yuv420p") if frame.format.name == "nv12" else frame
             # The size is given because some streams change it half-way: keypoints need one pixel frame.
             pixels = frame.to_ndarray(format="rgb24", width=self._size[0], height=self._size[1])
-            transpose, flip_x, flip_y = self._orientation
-            pixels = pixels.transpose(1, 0, 2) if transpose else pixels
-            yield time, np.ascontiguousarray(pixels[:: -1 if flip_y else 1, :: -1 if flip_x else 1])
+            yield time, upright(pixels, self._orientation)
         announced = self._stream.frames if (self._start_s, self._end_s) == (0, math.inf) else 0
         if announced and self._format == _MP4:  # without what an edit list hides
             announced = sum(not entry.is_discard for entry in self._stream.index_entries)
@@ -202,7 +202,7 @@ class Video:
             self._exact = self._has_times and self._format in _SEEKABLE and not frame.interlaced_frame
             self._size = frame.width, frame.height
             # Of the first frame only: side data and frame refer to each other, and wait for the garbage collector.
-            self._orientation = _orientation(frame)
+            self._orientation = orientation(frame)
             self._stack = stack.pop_all()
 
     def _say_when_shown(self, packets: list[av.Packet]) -> bool:
@@ -464,6 +464,40 @@ def segments(uri: str | os.PathLike[str], seconds: float, fps: float | None = No
     ]
 
 
+def start_of(uri: str | os.PathLike[str], number: int, fps: float | None = None) -> float:
+    """When a frame is shown: `open_video` with this `start_s` begins with it, and not with the video's first one.
+
+    The times of a video are found as by `segments`, and kept for its other pieces.
+
+    Args:
+        uri: a local path, or any URI fsspec opens.
+        number: >= 0, of the frame among all that `open_video(uri, fps=fps)` gives.
+        fps: as for `open_video`.
+
+    Raises:
+        VideoError: as for `open_video`.
+        ValueError: there are not so many frames.
+    """
+    if number == 0:
+        return 0.0
+    version = ""
+    with contextlib.suppress(OSError):  # opening says why
+        version = content_version(os.fspath(uri))
+    rate, times = _clock(os.fspath(uri), fps, version)
+    if rate:
+        return number / rate
+    if number >= len(times):
+        raise ValueError(f"{os.fspath(uri)} has {len(times)} frames, no frame {number}")
+    return float(times[number])
+
+
+@lru_cache(4)
+def _clock(uri: str, fps: float | None, version: str) -> tuple[float | None, np.ndarray]:
+    """The rate a video is resampled to, or None and the times of its frames."""
+    with open_video(uri, fps=fps) as video:
+        return video._fps, np.array([] if video._fps else video._times())
+
+
 def write_video(path: str | os.PathLike[str], frames: Iterable[np.ndarray], fps: float, *, threads: int = 1) -> None:
     """Write frames as H.264 (yuv420p, so that browsers play it); the file appears only when it is whole.
 
@@ -479,31 +513,29 @@ def write_video(path: str | os.PathLike[str], frames: Iterable[np.ndarray], fps:
     path = Path(path)
     if not fps > 0:
         raise ValueError(f"{path}: fps must be positive, got {fps}")
-    part = path.with_name(f".{uuid.uuid4().hex}.part{path.suffix}")
     shape: tuple[int, ...] | None = None
-    try:
-        with av.open(str(part), "w", options={"movflags": "faststart"}) as container:
-            stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
-            stream.pix_fmt = "yuv420p"
-            stream.options = {"crf": "18", "preset": "veryfast"}
-            stream.codec_context.thread_count = threads
-            for number, frame in enumerate(frames):
-                if shape is None:
-                    shape = frame.shape
-                    stream.height, stream.width = (side + side % 2 for side in shape[:2])
-                if frame.shape != shape or frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
-                    raise ValueError(
-                        f"{path}: frame {number} is {frame.dtype} {frame.shape}, wanted uint8 (H, W, 3), "
-                        f"all of one size; the first is {shape}"
-                    )
-                even = np.pad(frame, ((0, shape[0] % 2), (0, shape[1] % 2), (0, 0)), mode="edge")
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(even))))
+    with (
+        whole_file(path, path.suffix) as part,
+        av.open(str(part), "w", options={"movflags": "faststart"}) as container,
+    ):
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+        stream.pix_fmt = "yuv420p"
+        stream.options = {"crf": "18", "preset": "veryfast"}
+        stream.codec_context.thread_count = threads
+        for number, frame in enumerate(frames):
             if shape is None:
-                raise ValueError(f"{path}: no frames to write")
-            container.mux(stream.encode())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+                shape = frame.shape
+                stream.height, stream.width = (side + side % 2 for side in shape[:2])
+            if frame.shape != shape or frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
+                raise ValueError(
+                    f"{path}: frame {number} is {frame.dtype} {frame.shape}, wanted uint8 (H, W, 3), "
+                    f"all of one size; the first is {shape}"
+                )
+            even = np.pad(frame, ((0, shape[0] % 2), (0, shape[1] % 2), (0, 0)), mode="edge")
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(even))))
+        if shape is None:
+            raise ValueError(f"{path}: no frames to write")
+        container.mux(stream.encode())
 
 
 def _open_file(uri: str) -> IO[bytes]:
@@ -584,7 +616,7 @@ def _is_cover_picture(stream: Any) -> bool:
     return "attached_pic" in stream.disposition.name if stream.disposition else False
 
 
-def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
+def orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     """Read a frame's display matrix, a quarter turn or a mirroring: (transpose, then flip x, flip y)."""
     side_data: Any = frame.side_data  # the stubs know only str keys
     matrix = side_data.get(_MATRIX)
@@ -592,3 +624,10 @@ def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
         return False, False, False
     a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32, 5).tolist()  # x' = ax + cy, y' = bx + dy
     return (True, c < 0, b < 0) if abs(b) > abs(a) else (False, a < 0, d < 0)
+
+
+def upright(pixels: np.ndarray, turn: tuple[bool, bool, bool]) -> np.ndarray:
+    """A frame (H, W, 3) as it is to be seen, by its video's `orientation`."""
+    transpose, flip_x, flip_y = turn
+    pixels = pixels.transpose(1, 0, 2) if transpose else pixels
+    return np.ascontiguousarray(pixels[:: -1 if flip_y else 1, :: -1 if flip_x else 1])

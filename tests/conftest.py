@@ -3,10 +3,13 @@
 import os
 import secrets
 import shutil
+import signal
+import subprocess
 import tempfile
 from pathlib import Path
 
 import pytest
+from browser import AXE
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -21,9 +24,25 @@ os.environ.update(
     RAY_TRAIN_ENABLE_STATE_TRACKING="0",
 )
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # In a script's background Ctrl-C is ignored, and by all that is started there: tests send it to jobs.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 if not Path("/dev/nvidiactl").exists():
     # Before anything imports triton, whose own functions look at it too: kernels are interpreted where no GPU is.
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+LONGEST = (
+    "test_cluster.py", "test_jobs.py", "test_notebooks.py", "test_training_jobs.py",
+    "test_extract_job.py", "test_predict_job.py", "test_docs.py", "test_export.py",
+)  # fmt: skip
+"""Files that begin first: where files run side by side, one of them would be left alone at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Bring the longest files to the front."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 def pytest_sessionfinish() -> None:
@@ -106,11 +125,51 @@ def data():
     return folder
 
 
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory):
+    """Address of a headless Chromium's DevTools."""
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("no chromium (Debian: apt-get install chromium)")
+    profile = tmp_path_factory.mktemp("chromium")
+    flags = [
+        "--headless",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        "--remote-debugging-port=0",
+        f"--user-data-dir={profile}",
+    ]
+    if os.geteuid() == 0:
+        flags.append("--no-sandbox")
+    process = subprocess.Popen([program, *flags, "about:blank"], stderr=subprocess.PIPE, text=True)
+    try:
+        lines = iter(process.stderr.readline, "")
+        yield next(line.split()[-1] for line in lines if "DevTools listening on" in line)
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+@pytest.fixture(scope="session")
+def axe(tmp_path_factory) -> str | None:
+    """axe-core's script; None where npm cannot get it."""
+    folder = tmp_path_factory.mktemp("axe")
+    if shutil.which("npm") is None:
+        return None
+    done = subprocess.run(["npm", "pack", AXE], cwd=folder, capture_output=True, timeout=60)
+    if done.returncode:
+        return None
+    shutil.unpack_archive(next(folder.glob("*.tgz")), folder, filter="data")
+    return (folder / "package/axe.min.js").read_text()
+
+
 @pytest.fixture
 def s3(monkeypatch):
     """A real S3 server on this machine, with one bucket."""
     import boto3
     import fsspec
+    import requests
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
@@ -124,4 +183,5 @@ def s3(monkeypatch):
     fsspec.get_filesystem_class("s3").clear_instance_cache()
     yield "s3://bucket"
     fsspec.get_filesystem_class("s3").clear_instance_cache()
+    assert requests.post(f"http://{host}:{port}/moto-api/reset", timeout=9).ok  # moto's state is the process's
     server.stop()

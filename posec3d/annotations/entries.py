@@ -8,12 +8,12 @@ import numpy as np
 from posec3d.annotations.source import SourceError
 from posec3d.compact import FAR
 from posec3d.skeletons import SKELETONS
-from posec3d.table import QUARTER, Clip
+from posec3d.table import UNITS_PER_PIXEL, Clip
 
 MAX_FRAMES = 200_000
 """Of a clip: almost two hours at 30 a second."""
 MAX_SIDE = MAX_LABELS = 100_000
-_STORED = np.iinfo(np.int16).max // QUARTER  # pixels to either side that a table has room for
+_STORED = np.iinfo(np.int16).max // UNITS_PER_PIXEL  # pixels to either side that a table has room for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Entry:
     """One clip of a source that is not read yet.
 
     `uri` says where it is. `read` makes the clip and raises ValueError or OSError if it cannot, SourceError if then
-    none can. `share` of the source is behind when it is read, in 0..1.
+    none can. `share` is how much of the source has been read by then, in 0..1.
     """
 
     clip_id: str

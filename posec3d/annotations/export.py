@@ -1,11 +1,12 @@
 """Table -> annotations: the clips of a keypoint table as one pickle of PYSKL and MMAction2, written clip by clip."""
 
+import contextlib
 import io
 import os
 import pickle
 import tempfile
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import fsspec
@@ -13,7 +14,7 @@ import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 
 from posec3d import table as tables
-from posec3d.storage import reaching
+from posec3d.storage import reaching, whole_file
 from posec3d.table import Clip
 
 # What every pickled array begins with: the functions by their names before NumPy 2, which knows these too.
@@ -61,18 +62,16 @@ def export_pyskl(
     local = isinstance(fs, LocalFileSystem)
     if local:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-    part = f"{path if local else tempfile.gettempdir() + '/posec3d'}.{uuid.uuid4().hex}.part"
-    try:
-        with open(part, "wb") as out:
-            count = _write(out, splits, tables.read_table(table, columns, split), coordinates == "3d", np.dtype(dtype))
+    with contextlib.ExitStack() as stack:
         if local:
-            os.replace(part, path)
+            part = stack.enter_context(whole_file(path))
         else:
+            part = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "part"
+        with part.open("wb") as out:
+            count = _write(out, splits, tables.read_table(table, columns, split), coordinates == "3d", np.dtype(dtype))
+        if not local:
             with reaching(file):
-                fs.put_file(part, path)
-    finally:
-        if os.path.exists(part):
-            os.remove(part)
+                fs.put_file(str(part), path)
     return count
 
 

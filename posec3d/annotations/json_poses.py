@@ -4,7 +4,7 @@ import json
 import math
 import posixpath
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -52,9 +52,11 @@ def openpose(source: Source, options: Options) -> Annotations:
         folder, base = posixpath.split(file.name)
         if named := _OPENPOSE_NAME.match(base):
             by_clip[folder, named[1]][int(named[2])] = file
-    folders = {folder for folder, _ in by_clip}
-    own = len(folders) == len(by_clip) and "" not in folders
-    clips = {(folder if own else posixpath.join(folder, video)): files for (folder, video), files in by_clip.items()}
+    videos = Counter(folder for folder, _ in by_clip)
+    clips = {
+        (folder if folder and videos[folder] == 1 else posixpath.join(folder, video)): files
+        for (folder, video), files in by_clip.items()
+    }
     names = sorted({label for clip in clips if (label := _label(clip))})
 
     def read(clip: str, files: dict[int, File]) -> Clip:

@@ -1,6 +1,5 @@
 """Annotations -> table: three sets recorded by Kinect cameras, NTU RGB+D, SBU interactions and UTD-MHAD, in 3D."""
 
-import posixpath
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -21,6 +20,7 @@ _NTU_SUBJECTS = {
 _NTU_CAMERAS = {2, 3}
 _NTU60_SETUPS = 17
 _NTU_PERSONS = 2
+_NTU_FILE = re.compile(r"([^/]*)\.skeleton$", re.IGNORECASE)
 _NTU_NAME = re.compile(r"S(\d{3})C(\d{3})P(\d{3})R(\d{3})A(\d{3})")
 _NTU_JOINTS, _NTU_VALUES, _NTU_BODY_VALUES = 25, 12, 10
 
@@ -32,7 +32,7 @@ _SBU_FOLDS = (
     "s01s02 s03s04 s05s02 s06s04", "s02s03 s02s07 s03s05 s05s03", "s01s03 s01s07 s07s01 s07s03",
     "s02s01 s02s06 s03s02 s03s06", "s04s02 s04s03 s04s06 s06s02 s06s03",
 )  # fmt: skip
-_SBU_NAME = re.compile(r"(s\d\ds\d\d)/(\d\d)/(\w+)/skeleton_pos\.txt$")
+_SBU_FILE = re.compile(r"(s\d\ds\d\d)/(\d\d)/(\w+)/skeleton_pos\.txt$")
 
 UTD_ACTIONS = (
     "swipe left", "swipe right", "wave", "clap", "throw", "arm cross", "basketball shoot", "draw x",
@@ -40,7 +40,7 @@ UTD_ACTIONS = (
     "tennis swing", "arm curl", "tennis serve", "push", "knock", "catch", "pick up and throw", "jog", "walk",
     "sit to stand", "stand to sit", "lunge", "squat",
 )  # fmt: skip
-_UTD_NAME = re.compile(r"a(\d+)_s(\d+)_t(\d+)_skeleton\.mat$")
+_UTD_FILE = re.compile(r"(a\d+)_(s\d+)_(t\d+)_skeleton\.mat$")
 
 
 def ntu(source: Source, options: Options) -> Annotations:
@@ -50,13 +50,13 @@ def ntu(source: Source, options: Options) -> Annotations:
     is 1 if it was tracked, 0.5 if inferred, else 0. Bodies are people by their bodyID, the one that moves most first,
     two unless --max-persons says otherwise. Splits: xsub_* and xset_*, and xview_* for the setups of NTU-60.
     """
-    return Annotations(_by_file(source.ending(".skeleton"), lambda f: posixpath.splitext(_base(f))[0], _ntu, options))
+    return Annotations(_by_file(source, _NTU_FILE, _ntu, options))
 
 
-def _ntu(file: File, options: Options) -> Clip:
-    name = _NTU_NAME.search(_base(file))
+def _ntu(file: File, found: re.Match[str], options: Options) -> Clip:
+    name = _NTU_NAME.search(found[1])
     if name is None:
-        raise ValueError(f"the name is {_base(file)}, wanted SsssCcccPpppRrrrAaaa.skeleton")
+        raise ValueError(f"the name is {found.group()}, wanted SsssCcccPpppRrrrAaaa.skeleton")
     setup, camera, subject, _, action = map(int, name.groups())
     parts = {"xsub": subject in _NTU_SUBJECTS, "xset": setup % 2 == 0}
     if setup <= _NTU60_SETUPS:
@@ -121,12 +121,11 @@ def sbu(source: Source, options: Options) -> Annotations:
     projected with a camera of 640x480 pixels; feet lie below its frame and stay there. Label = folder - 1. Splits:
     fold1 .. fold5, the clips that are tested; `!fold1` is what fold 1 trains on.
     """
-    files = [file for file in source.files if _SBU_NAME.search(file.name)]
-    return Annotations(_by_file(files, lambda file: "_".join(_SBU_NAME.search(file.name).groups()), _sbu, options))  # type: ignore[union-attr]
+    return Annotations(_by_file(source, _SBU_FILE, _sbu, options))
 
 
-def _sbu(file: File, options: Options) -> Clip:
-    pair, action, repetition = _SBU_NAME.search(file.name).groups()  # type: ignore[union-attr]
+def _sbu(file: File, found: re.Match[str], options: Options) -> Clip:
+    pair, action, _ = found.groups()
     rows = [line.strip().rstrip(",").split(",") for line in file.read().decode("ascii").splitlines() if line.strip()]
     lengths = {len(row) for row in rows}
     if lengths != {91}:
@@ -138,7 +137,7 @@ def _sbu(file: File, options: Options) -> Clip:
     if number not in range(len(SBU_ACTIONS)):
         raise ValueError(f"action {action}, wanted 01 to {len(SBU_ACTIONS):02d}")
     return make_clip(
-        f"{pair}_{action}_{repetition}",
+        _name(found),
         xy,
         score,
         size=(480, 640),
@@ -154,14 +153,14 @@ def _sbu(file: File, options: Options) -> Clip:
 def utd_mhad(source: Source, options: Options) -> Annotations:
     """UTD-MHAD skeletons: aA_sS_tT_skeleton.mat with d_skel (20, 3, T), metres, of the Kinect 1.
 
-    The projection is that of its 320x240 depth images. Label = A - 1. Splits: train (odd subjects) and test.
+    The projection is that of its 320x240 depth images. Label = A - 1. Splits: train (odd subjects), test, and
+    subjectS.
     """
-    files = [file for file in source.files if _UTD_NAME.search(file.name)]
-    return Annotations(_by_file(files, lambda f: _base(f).removesuffix("_skeleton.mat"), _utd_mhad, options))
+    return Annotations(_by_file(source, _UTD_FILE, _utd_mhad, options))
 
 
-def _utd_mhad(file: File, options: Options) -> Clip:
-    action, subject, _ = map(int, _UTD_NAME.search(file.name).groups())  # type: ignore[union-attr]
+def _utd_mhad(file: File, found: re.Match[str], options: Options) -> Clip:
+    action, subject, _ = (int(part[1:]) for part in found.groups())
     joints = read_mat(file, "d_skel")["d_skel"]
     if joints.ndim != 3 or joints.shape[:2] != (20, 3):
         raise ValueError(f"d_skel has shape {joints.shape}, wanted (20, 3, T)")
@@ -170,7 +169,7 @@ def _utd_mhad(file: File, options: Options) -> Clip:
     xyz = joints.transpose(2, 0, 1)[None]
     xy, score = project(xyz, 285.0, (160.0, 120.0))
     return make_clip(
-        _base(file).removesuffix("_skeleton.mat"),
+        _name(found),
         xy,
         score,
         size=(240, 320),
@@ -178,17 +177,20 @@ def _utd_mhad(file: File, options: Options) -> Clip:
         source="utd-mhad",
         options=options,
         label=by_number(action - 1, options, f"{action:02d} {UTD_ACTIONS[action - 1]}"),
-        splits=["train" if subject % 2 else "test"],
+        splits=["train" if subject % 2 else "test", f"subject{subject}"],
         xyz=xyz,
     )
 
 
 def _by_file(
-    files: list[File], name: Callable[[File], str], read: Callable[[File, Options], Clip], options: Options
+    source: Source, names: re.Pattern[str], read: Callable[[File, re.Match[str], Options], Clip], options: Options
 ) -> Iterator[Entry]:
-    for i, file in enumerate(files, 1):
-        yield Entry(name(file), file.uri, partial(read, file, options), i / len(files))
+    """An entry of each file that has such a name."""
+    files = [(file, found) for file in source.files if (found := names.search(file.name))]
+    for i, (file, found) in enumerate(files, 1):
+        yield Entry(_name(found), file.uri, partial(read, file, found, options), i / len(files))
 
 
-def _base(file: File) -> str:
-    return posixpath.basename(file.name)
+def _name(found: re.Match[str]) -> str:
+    """A clip's, by what its file's name says."""
+    return "_".join(found.groups())

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from posec3d.storage import reaching
+from posec3d.storage import files_below, reaching
 
 MAX_BYTES = 2**28
 """Largest file that is read whole; annotations of one clip take less than a hundredth of it."""
@@ -102,9 +102,9 @@ def open_source(uri: str) -> Source:
     with reaching(uri):
         if not fs.exists(top):
             raise FileNotFoundError("no file or folder there")
-        found = {top: fs.info(top)} if fs.isfile(top) else fs.find(top, detail=True)
+        found = {top: fs.info(top)["size"]} if fs.isfile(top) else files_below(fs, top)
     files: list[File] = []
-    for path, info in found.items():
+    for path, size in found.items():
         name = path.removeprefix(top).strip("/") or posixpath.basename(path)
         if _hidden(name):
             continue
@@ -113,7 +113,7 @@ def open_source(uri: str) -> Source:
             folder = posixpath.splitext(name)[0] + "/" if path != top else ""
             files += _zip_files(fs, path, where, folder)
         else:
-            files.append(File(name, where, info["size"], partial(_open, fs, path)))
+            files.append(File(name, where, size, partial(_open, fs, path)))
     return Source(uri, tuple(sorted(files, key=lambda file: file.name)))
 
 

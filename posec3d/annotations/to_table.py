@@ -33,7 +33,7 @@ class Imported:
     labels: dict[int, str] = field(default_factory=dict)
     """Of the whole table, by number."""
     share: float = 0.0
-    """Of the source that is behind."""
+    """Of the source that has been read so far."""
 
     @property
     def entries(self) -> int:

@@ -28,6 +28,7 @@ MODELS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     "stgcn++": (STGCN, {}),
     "msg3d": (MSG3D, {}),
 }
+"""The name of a model -> its class and arguments."""
 GRAPH = ("stgcn++", "msg3d")
 """Those that take coordinates (N, M, T, V, C)."""
 RGB = ("rgb-slowonly", "rgb-slowonly-light")

@@ -30,7 +30,7 @@ def files(tmp_path):
     model = create("pose-slowonly-light", 3)
     torch.nn.init.normal_(model.fc_cls.weight)
     torch.save({"state_dict": to_reference(model), "meta": {"seed": np.int64(1)}}, tmp_path / "joint.pth")
-    (tmp_path / "names.txt").write_text("bow\njumping_jack\nwave\n\n")
+    (tmp_path / "names.txt").write_text("\ufeffbow\njumping_jack\nwave\n\n")  # Windows begins files so
     return tmp_path
 
 

@@ -1,8 +1,10 @@
 """The extraction job: usage, files instead of networks, pieces; slow: S3, full disks, kills and cancels."""
 
+import dataclasses
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,9 +20,11 @@ import pytest
 import requests
 
 from jobs import _job
+from jobs import extract as extract_job
 from jobs.extract import Extract, run
 from posec3d import actors
 from posec3d import table as tables
+from posec3d.frames import Frames, to_row, write_frames
 from posec3d.video import VideoError, write_video
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,6 +92,28 @@ def test_a_table_keeps_one_way_of_extraction(tmp_path, videos):
         run(job)
 
 
+def test_a_table_without_notes_of_its_extraction_takes_rows_of_its_own_networks_alone(tmp_path, videos):
+    """As jobs.compact leaves one."""
+    clip = tables.Clip("c", 1, 9, 9, np.zeros((0, 1, 17, 2)), np.zeros((0, 1, 17)), pose_model="a@1", detector="b@2")
+    tables.write_table([clip], str(tmp_path))
+    file = tmp_path / "given.json"
+    file.write_text(json.dumps({"images": [], "annotations": [], "categories": [{"id": 1, "name": "person"}]}))
+    with pytest.raises(_job.UsageError, match=r"rows of detector 'b@2' and pose network 'a@1', .* 'file:given\.json"):
+        run(Extract(videos=str(videos), table=str(tmp_path), pose=str(file)))
+
+
+@pytest.mark.parametrize("other", [{"frames": "whole"}, {"frames_per_clip": 8}])
+def test_a_table_keeps_one_kind_of_pictures_until_they_are_removed(tmp_path, videos, other):
+    job = Extract(videos=str(videos), table=str(tmp_path), frames="subject")
+    extract_job._same_pictures(job)
+    write_frames([to_row("c", Frames(np.array([0]), (0, 0, 9, 9), [b""]))], str(tmp_path), "x")
+    extract_job._same_pictures(job)
+    with pytest.raises(_job.UsageError, match=r"were made with --frames subject --frames-per-clip 64; .* remove"):
+        run(dataclasses.replace(job, **other))
+    shutil.rmtree(tmp_path / "_frames")
+    extract_job._same_pictures(dataclasses.replace(job, **other))
+
+
 def test_a_dry_run_measures_and_writes_nothing(videos, movenet, tmp_path):
     summary = run(Extract(videos=str(videos), table=str(tmp_path / "table"), dry_run=True, pose="movenet-lightning"))
     assert summary["to do"] == 3 and summary["of them failed"] == 0
@@ -105,6 +131,7 @@ def test_a_dry_run_without_the_decoder_asked_for_is_refused(videos, movenet, tmp
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_long_video_is_cut_into_clips_that_together_are_all_of_it(movenet, ray_local, tmp_path):
     clip = actors.make_clip("wave", actor=2, num_frames=40)
     (tmp_path / "videos").mkdir()
@@ -301,6 +328,8 @@ def storm(monkeypatch):
     fsspec.get_filesystem_class("s3").clear_instance_cache()
     boto3.client("s3").create_bucket(Bucket="bucket")
     yield storm
+    for what, data in (("reset-auth", b"inf"), ("reset", b"")):  # moto's state is the process's
+        assert requests.post(f"{os.environ['AWS_ENDPOINT_URL']}/moto-api/{what}", data=data, timeout=9).ok
     fsspec.get_filesystem_class("s3").clear_instance_cache()
     server.shutdown()
 

@@ -1,16 +1,22 @@
 """The jobs on one local Ray, small: train, resume, evaluate, predict; and what they refuse before any work."""
 
+import contextlib
 import dataclasses
+import importlib.util
 import json
+import shutil
+import time
 
 import numpy as np
 import pytest
 import torch
 
-from jobs import _job, evaluate, predict, stats, train
+from jobs import _job, _ray, evaluate, predict, stats, train
 from posec3d import actors, load
+from posec3d.checkpoint import Checkpoint, build_model, save
 from posec3d.checkpoint import load as load_checkpoint
 from posec3d.config import PRESETS, ModelConfig
+from posec3d.frames import Frames, to_row, write_frames
 from posec3d.table import Clip, write_table
 from posec3d.video import open_video, write_video
 
@@ -77,12 +83,14 @@ def test_a_run_leaves_checkpoints_metrics_and_curves(run, table):
 
 
 @pytest.mark.ray
-def test_the_same_command_again_trains_nothing_more(run, table):
+def test_the_same_command_again_trains_nothing_more(run, table, caplog):
     from pathlib import Path
 
     before = (Path(run) / "last.safetensors").read_bytes()
+    caplog.set_level("INFO")
     summary = train.run(train.Train(table=table, out=run, config=CONFIG))
     assert summary["epochs"] == 2
+    assert "all 2 epochs are done already" in caplog.text
     assert (Path(run) / "last.safetensors").read_bytes() == before
 
 
@@ -112,6 +120,28 @@ def test_evaluation_counts_every_clip_once_and_fuses_runs(run, table, tmp_path):
     assert len(lines) == 4
 
 
+def test_results_on_two_tables_lie_in_two_folders(tmp_path):
+    run, table = f"{tmp_path}/run", f"{tmp_path}/a/table"
+    _job.write_json(f"{run}/config.json", {"table": table})
+    own = evaluate.Evaluate(runs=(run,), table=table, split="!train,b")
+    assert evaluate._default_out(own) == f"{run}/evaluate/_train_b-1clip"
+    best = dataclasses.replace(own, runs=(f"{run}/best.safetensors",), clips=10, flip=True)
+    assert evaluate._default_out(best) == f"{run}/best/evaluate/_train_b-10clips-flip"
+    kept = dataclasses.replace(own, runs=(f"{run}/epochs/0002.safetensors",))
+    assert evaluate._default_out(kept) == f"{run}/epochs/0002/evaluate/_train_b-1clip"
+    others = [evaluate._default_out(dataclasses.replace(own, table=f"{tmp_path}/{name}/table")) for name in "bc"]
+    assert all(out.startswith(f"{run}/evaluate/_train_b-1clip-on-table-") for out in others)
+    assert others[0] != others[1]
+
+
+@pytest.mark.parametrize(("split", "learnt"), [("train", 8), (None, 8), ("test", 0)])
+@pytest.mark.parametrize("file", ["", "/best.safetensors", "/epochs/0001.safetensors"])
+def test_a_test_on_clips_that_were_learnt_is_said_to_be_none(run, table, caplog, split, learnt, file):
+    caplog.clear()
+    evaluate._tell_learnt(evaluate.Evaluate(runs=(run + file,), table=table, split=split), run + file)
+    assert [record.args[1] for record in caplog.records] == [learnt] * bool(learnt)
+
+
 @pytest.mark.ray
 def test_evaluation_is_that_of_the_recognizer(run, table, tmp_path):
     evaluate.run(evaluate.Evaluate(runs=(run,), table=table, clips=3, out=str(tmp_path)))
@@ -130,7 +160,7 @@ def test_prediction_names_draws_and_survives_a_bad_video(run, movenet, tmp_path)
     clip = actors.make_clip("bow", actor=5, num_frames=8)
     write_video(videos / "bow.mp4", clip.frames, clip.fps)
     (videos / "broken.mp4").write_text("no video")
-    summary = predict.run(predict.Predict(run=run, videos=str(videos), out=str(tmp_path / "out"), clips=1))
+    summary = predict.run(predict.Predict(runs=(run,), videos=str(videos), out=str(tmp_path / "out"), clips=1))
     assert (summary["videos"], summary["failed"]) == (2, 1)
     good, bad = json.loads((tmp_path / "out/predictions.json").read_text())
     assert sum(top["probability"] for top in good["top"]) == pytest.approx(1, abs=1e-5)
@@ -146,7 +176,13 @@ def test_prediction_names_draws_and_survives_a_bad_video(run, movenet, tmp_path)
         ({"table": "/nowhere"}, "no keypoint table at /nowhere"),
         ({"train_split": "tranquil"}, r"no split 'tranquil' in .*; it has test \(4\), train \(8\)"),
         ({"val_split": "!nope"}, "no split 'nope'"),
-        ({"workers": 3}, "batch 8 cannot be shared out among 3 workers"),
+        ({"workers": "9"}, "batch 8 cannot be shared out among 9 workers: each part"),
+        ({"workers": "2", "accumulate": 5}, "among 2 workers in 5 parts: each part needs a clip"),
+        (
+            {"workers": "1:8", "config": dataclasses.replace(CONFIG, repeat=1)},
+            "do not fill one batch of 8 for 3 workers",
+        ),
+        ({"workers": "3:2"}, "--workers must be N or MIN:MAX"),
         ({"config": dataclasses.replace(CONFIG, batch=64)}, "do not fill one batch of 64"),
         ({"config": dataclasses.replace(CONFIG, model=ModelConfig(name="nope"))}, "unknown model 'nope'"),
         ({"init": ("/nowhere",)}, "no checkpoint at /nowhere"),
@@ -162,15 +198,88 @@ def test_training_refuses_what_cannot_work_before_any_worker_starts(table, chang
         train.prepare(job)
 
 
+def test_networks_that_see_rgb_refuse_a_table_without_any_before_any_worker_starts(table, tmp_path, caplog):
+    config = PRESETS["rgb-light"][1]
+    with pytest.raises(_job.UsageError, match=r"all 8 clips of split 'train' have neither pictures in .*_frames nor"):
+        train.prepare(train.Train(table=table, out="/unused", config=config))
+    model, labels = build_model(config, "coco17", 2), tuple(actors.ACTIONS[:2])
+    save(Checkpoint(config, labels, "coco17", model.state_dict()), str(tmp_path / "rgb.safetensors"))
+    with pytest.raises(_job.UsageError, match=r"all 4 clips of split 'test' have neither .* jobs\.extract --frames"):
+        evaluate.run(evaluate.Evaluate(runs=(str(tmp_path / "rgb.safetensors"),), table=table))
+
+    some = str(tmp_path / "some")
+    shutil.copytree(table, some)
+    write_frames([to_row(f"c{i}", Frames(np.array([0]), (0, 0, 9, 9), [b""])) for i in range(5, 12)], some, "x")
+    config = dataclasses.replace(config, batch=2)
+    plan = train.prepare(train.Train(table=some, out="/unused", config=config))
+    assert (plan.train.clips, plan.train.blind, plan.val.clips) == (3, 5, 4)
+    assert "5 clips of split 'train' are left out" in caplog.text
+
+    whole = dataclasses.replace(config, clip=dataclasses.replace(config.clip, padding=None))
+    with pytest.raises(_job.UsageError, match=r"the pictures of 3 clips in .* show a part of the frame"):
+        train.prepare(train.Train(table=some, out="/unused", config=whole))
+    save(Checkpoint(whole, labels, "coco17", model.state_dict()), str(tmp_path / "rgb.safetensors"))
+    with pytest.raises(_job.UsageError, match=r"the pictures of 4 clips in .*--frames whole"):
+        evaluate.run(evaluate.Evaluate(runs=(str(tmp_path / "rgb.safetensors"),), table=some))
+
+
+def test_a_tracker_that_is_not_installed_and_a_folder_that_cannot_be_are_refused(table, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(_job.UsageError, match=r"cannot write to .*/file/run"):
+        train.run(train.Train(table=table, out=f"{tmp_path}/file/run", config=CONFIG))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(_job.UsageError, match="pip install wandb"):
+        train.prepare(train.Train(table=table, out="/unused", config=CONFIG, track=("wandb",)))
+
+
 @pytest.mark.ray
 def test_more_workers_than_cpus_are_refused_instead_of_waiting(run, table, tmp_path):
     config = dataclasses.replace(CONFIG, batch=8)
     with pytest.raises(_job.UsageError, match="4 training workers and the tasks that feed them need 5 CPUs, Ray has 4"):
-        train.run(train.Train(table=table, out=str(tmp_path), config=config, workers=4))
-    with pytest.raises(_job.UsageError, match="needs 1 GPUs, Ray has 0"):
+        train.run(train.Train(table=table, out=str(tmp_path), config=config, workers="4"))
+    with pytest.raises(_job.UsageError, match="need 1 GPUs, Ray has 0"):
         train.run(train.Train(table=table, out=str(tmp_path), config=config, use_gpu=True))
     with pytest.raises(_job.UsageError, match="4 copies of a model"):
         evaluate.run(evaluate.Evaluate(runs=(run,), table=table, actors=4))
+    with pytest.raises(_job.UsageError, match=r"1 copies of a model .* need 1 GPUs, Ray has 0"):
+        evaluate.run(evaluate.Evaluate(runs=(run,), table=table, use_gpu=True))
+
+
+@pytest.mark.ray
+def test_a_call_may_take_longer_than_ray_data_waits_for_progress(ray_local, monkeypatch):
+    monkeypatch.setattr(ray_local.data.DataContext.get_current(), "execution_no_progress_timeout_s", 0.5)
+    _ray.connect()
+
+    def slow(batch):
+        time.sleep(2)
+        return batch
+
+    assert ray_local.data.range(1).map_batches(slow).take_all() == [{"id": 0}]
+
+
+@pytest.mark.ray
+def test_machines_that_nothing_adds_are_not_waited_for(ray_local, monkeypatch, caplog):
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    monkeypatch.setenv("RAY_ADDRESS", "auto")  # as inside a submitted job
+    for _ in range(100):  # Ray's monitor speaks every few seconds
+        if _ray.by_hand(_internal_kv_get("__autoscaling_status")):
+            break
+        time.sleep(0.2)
+    with pytest.raises(_job.UsageError, match="need 1 GPUs, Ray has 0; this cluster was started by hand"):
+        _ray.require(1, "training workers", gpus=1)
+    _ray.require(1, "training workers")
+    assert not caplog.records
+
+
+def test_a_cluster_that_can_grow_is_told_from_one_started_by_hand():
+    """As Ray 2.60's monitor writes it: by hand, with pools, before it has seen a machine; its successor does not."""
+    number = "5d2f" * 14
+    assert _ray.by_hand(json.dumps({"autoscaler_report": {"active_nodes": {f"node_{number}": 1}}}).encode())
+    pools = {"head": 1, f"node_{number}": 1}, {"node_gpu": 2}, {}
+    for status in (*({"autoscaler_report": {"active_nodes": names}} for names in pools), {"autoscaler_report": None}):
+        assert not _ray.by_hand(json.dumps(status).encode())
+    assert not _ray.by_hand(b"{}") and not _ray.by_hand(None)
 
 
 @pytest.mark.ray
@@ -180,6 +289,11 @@ def test_a_mistyped_split_is_refused_by_evaluation_too(run, table):
 
 
 @pytest.mark.ray
+def test_a_table_without_splits_is_refused_with_a_way_to_get_some():
+    with pytest.raises(_job.UsageError, match=r"no split .train. in t; it has none: sort them .* docs/training\.md"):
+        _job.require_splits("t", {"splits": {}}, "train")
+
+
 def test_init_starts_from_a_runs_weights_but_for_other_classes(run, table):
     given = load_checkpoint(run).weights
     same = train.prepare(train.Train(table=table, out="/unused", config=CONFIG, init=(run,))).init
@@ -214,7 +328,7 @@ def test_a_graph_network_goes_through_the_same_jobs_and_is_fused_with_a_3d_cnn(r
     videos.mkdir()
     clip = actors.make_clip("bow", actor=5, num_frames=8)
     write_video(videos / "bow.mp4", clip.frames, clip.fps)
-    predict.run(predict.Predict(run=graph, videos=str(videos), out=str(tmp_path / "out"), clips=1))
+    predict.run(predict.Predict(runs=(graph,), videos=str(videos), out=str(tmp_path / "out"), clips=1))
     (said,) = json.loads((tmp_path / "out/predictions.json").read_text())
     assert sum(top["probability"] for top in said["top"]) == pytest.approx(1, abs=1e-5)
     assert [path.suffix for path in (tmp_path / "out").glob("bow-*")] == [".mp4"]  # there is no volume to show
@@ -227,13 +341,15 @@ def read_scores(folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"weights": (1.0,)}, r"wants a number >= 0 for each of 2 runs, got \(1.0,\)"),
+        ({"weights": (1.0,)}, r"wants a number >= 0 for each of 2 runs, one of them > 0, got \(1.0,\)"),
         ({"weights": (1.0, -1.0)}, "wants a number >= 0"),
-        ({"weights": (0.0, 0.0)}, "of which one is positive"),
+        ({"weights": (0.0, 0.0)}, "one of them > 0, got"),
         ({"weights": (1.0, 1.0), "weights_split": "train"}, "or --weights-split"),
+        ({"clips": 0}, "--clips must be >= 1, got 0"),
+        ({"actors": -1}, "--actors must be >= 1, got -1"),
     ],
 )
-def test_impossible_weights_are_refused(change, message):
+def test_an_evaluation_that_cannot_be_is_refused(change, message):
     job = evaluate.Evaluate(runs=("a", "b"), table="/nowhere")
     with pytest.raises(_job.UsageError, match=message):
         evaluate.run(dataclasses.replace(job, **change))
@@ -246,20 +362,46 @@ def test_evaluation_refuses_a_table_with_other_labels(run, tmp_path):
         evaluate.run(evaluate.Evaluate(runs=(run,), table=str(tmp_path), split=None))
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("s3://b/sweep/", "s3://b/sweep"), ("s3://b/sweep//", "s3://b/sweep"), ("s3://b/", "s3://b"), ("/a/b/", "/a/b"),
+     ("memory://", "memory://"), (None, None)],
+)  # fmt: skip
+def test_a_folder_has_one_name_whether_or_not_a_slash_ends_it(given, meant):
+    job = _job.absolute(evaluate.Evaluate(runs=(given,), table="s3://b/t", out=given), "runs", "out")
+    assert (job.runs, job.out) == ((meant,), meant)
+
+
 def test_stats_and_predict_refuse_what_is_not_there(tmp_path):
     with pytest.raises(_job.UsageError, match=r"jobs\.extract"):
         stats.run(stats.Stats(table=str(tmp_path), report=str(tmp_path)))
     with pytest.raises(_job.UsageError, match=r"folder of a jobs\.train run"):
-        predict.run(predict.Predict(run=str(tmp_path), videos=str(tmp_path), out=str(tmp_path)))
+        predict.run(predict.Predict(runs=(str(tmp_path),), videos=str(tmp_path), out=str(tmp_path)))
 
 
 def test_a_preset_and_its_overrides_arrive_typed():
     job = train.parse(
         ["ntu60-joint", "--table", "t", "--out", "o", "--optim.lr", "0.1", "--model.name", "pose-slowonly-light"]
     )
+    bare = train.parse("demo --table t --out o --clip.padding None".split())
+    assert bare.config.clip == dataclasses.replace(PRESETS["demo"][1].clip, padding=None)
     assert job.config.optim.lr == 0.1
     assert job.config.model == ModelConfig(name="pose-slowonly-light")
     assert job.config.clip == PRESETS["ntu60-joint"][1].clip
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["dmeo", "--table", "t", "--out", "o"], "there is no preset 'dmeo'; did you mean demo?"),
+        (["--table", "t", "--out", "o"], "the first word is a flag; python -m jobs.train PRESET"),
+    ],
+)
+def test_a_preset_that_is_mistyped_or_left_out_is_said_in_one_line(words, said, capsys):
+    with pytest.raises(SystemExit) as end:
+        train.parse(words)
+    assert end.value.code == 2
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -276,6 +418,21 @@ def test_wrong_flags_end_with_exit_code_2(words, capsys):
         train.parse(words)
     assert end.value.code == 2
     assert capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("limit", "failed", "allowed"),
+    [(None, 9, True), (0, 0, True), (0, 1, False), (0.2, 2, True), (0.2, 3, False), (2, 2, True), (2, 3, False)],
+)
+def test_max_failed_is_a_fraction_or_a_count(limit, failed, allowed):
+    end = contextlib.nullcontext() if allowed else pytest.raises(_job.TooManyFailures, match=f"{failed} of 10 clips")
+    with end:
+        _job.require_few_failures(limit, failed, 10, "clips failed", "t/_failures", {})
+
+
+def test_the_first_failures_are_told_and_where_the_others_are(caplog):
+    _job.tell_failures([f"{i} failed: e" for i in range(22)], "t/_failures")
+    assert caplog.messages[-2:] == ["19 failed: e", "and 2 more; all are in t/_failures"] and len(caplog.messages) == 21
 
 
 def test_more_failures_than_allowed_is_exit_code_3(tmp_path, capsys, ray_local):

@@ -59,7 +59,7 @@ def test_both_pathways_begin_as_the_two_runs(runs, table):
     )
     weights = train.prepare(job).init
     for half, run in (("rgb", "rgb-light"), ("pose", "pose-pathway-light")):
-        given = load(runs[run])._model.state_dict()
+        given = load(runs[run]).model.state_dict()
         np.testing.assert_array_equal(weights[f"{half}_path.conv1.conv.weight"], given["conv1.conv.weight"])
         np.testing.assert_array_equal(weights[f"fc_{half}.weight"], given["fc_cls.weight"])
 
@@ -83,6 +83,15 @@ def test_three_runs_are_fused_by_one_command_and_evaluation_is_the_recognizers(r
     for line, clip in zip(scores, sorted(read_table(table, split="test"), key=lambda c: c.clip_id), strict=True):
         alone = [model.predict(clip, clips=2, flipped=True).scores for model in models]
         np.testing.assert_allclose(line, np.mean(alone, 0), atol=1e-4)
+
+
+def test_what_one_of_fused_runs_cannot_see_is_not_tested(runs, table, tmp_path):
+    clips = [
+        dataclasses.replace(c, video="" if c.clip_id == "c11" else c.video) for c in read_table(table, split="test")
+    ]
+    write_table(clips, str(tmp_path / "table"))
+    both = (runs["pose-pathway-light"], runs["rgb-light"])
+    assert evaluate.run(evaluate.Evaluate(runs=both, table=str(tmp_path / "table"), out=str(tmp_path)))["clips"] == 3
 
 
 def test_what_does_not_fit_together_is_refused(table):

@@ -1,5 +1,6 @@
 """From folders and label files to table rows: found, numbered, extracted, failed, resumed."""
 
+import json
 from dataclasses import asdict
 
 import av
@@ -7,10 +8,11 @@ import numpy as np
 import pytest
 
 from jobs import extract as job
-from pipelines import extract, worker
+from pipelines import extract, worker, writer
 from pipelines.plan import find_videos
 from posec3d import actors
 from posec3d import table as tables
+from posec3d.given import Given
 from posec3d.video import write_video
 
 
@@ -74,6 +76,7 @@ def test_the_job_extracts_a_mixed_folder_once(mixed, movenet, ray_local, tmp_pat
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_labels_keep_their_numbers_when_only_some_videos_were_written(mixed, movenet, ray_local, tmp_path):
     videos = tmp_path / "videos"
     for name in ("bow", "kick", "wave"):
@@ -88,28 +91,65 @@ def test_labels_keep_their_numbers_when_only_some_videos_were_written(mixed, mov
     assert tables.summary(table)["labels"] == {0: "bow", 1: "kick", 2: "wave"}
 
 
+def test_poses_of_a_file_are_measured_once_however_long_the_video_is(tmp_path):
+    write_video(tmp_path / "long.mp4", np.zeros((60, 32, 32, 3), np.uint8), 2)
+    images = [{"id": t, "file_name": f"long/{t}.jpg"} for t in range(60)]
+    points = np.random.default_rng(0).integers(0, 32, (60, 17, 3))
+    points[..., 2] = 2
+    people = [
+        {"image_id": t, "category_id": 1, "bbox": [0, 0, 32, 32], "keypoints": points[t].ravel().tolist()}
+        for t in range(60)
+    ]
+    file = tmp_path / "given.json"
+    file.write_text(json.dumps({"images": images, "annotations": people, "categories": [{"id": 1, "name": "person"}]}))
+    given, options, (video,) = Given(str(file)), worker.Options(), find_videos(str(tmp_path / "long.mp4"))
+    measured = extract.measure([video], given, given, options)
+    row = worker.extract_row(asdict(video), given, given, options)
+    extract.write(worker.to_arrow([{**row, "began": 0.0, "ended": 0.0}]), str(tmp_path / "table"), "x")
+    assert measured.failed == 0 and measured.bytes == pytest.approx(tables.size(str(tmp_path / "table")), rel=0.05)
+
+
 def test_a_write_that_failed_half_way_doubles_nothing_when_it_is_tried_again(mixed, tools, tmp_path):
     options = worker.Options()
     rows = [worker.extract_row(asdict(v), *tools, options) for v in find_videos(str(mixed))]
     results = worker.to_arrow([{**row, "began": 0.0, "ended": 0.0} for row in rows])
-    writer = extract.Writer(str(tmp_path), rows_per_file=100)
-    writer.add(results)
+    kept = writer.Writer(str(tmp_path), 100, extract.write, extract.PENDING)
+    kept.add(results)
     (tmp_path / "_failures").write_text("in the way")  # of the folder
     with pytest.raises(OSError):
-        writer.close()
+        kept.close()
     (tmp_path / "_failures").unlink()
-    writer.close()
-    writer.close()
+    kept.close()
+    kept.close()
     assert len(list(tables.read_table(str(tmp_path)))) == 2
     assert len(tables.read_failures(str(tmp_path))) == 3
 
 
+def test_a_file_is_written_when_it_is_full_and_the_next_begins_with_none(tmp_path):
+    sizes = []
+    kept = writer.Writer(str(tmp_path), 5, lambda results, folder, name: sizes.append(results.num_rows), "pending")
+    for count in (1, 1, 3, 4, 2, 1):
+        kept.add(writer.pa.table({"clip_id": ["c"] * count}))
+    kept.close()
+    assert sizes == [5, 6, 1]
+
+
+def test_a_large_result_is_written_though_it_is_one_row(tmp_path, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(writer, "COMMIT_BYTES", 1000)
+    kept = writer.Writer(str(tmp_path), 5, lambda results, folder, name: sizes.append(results.num_rows), "pending")
+    for length in (10, 990, 400, 400):
+        kept.add(writer.pa.table({"clip_id": ["c" * length]}))
+    kept.close()
+    assert sizes == [2, 2]
+
+
 def test_what_a_killed_driver_had_saved_comes_into_the_table_once(mixed, tools, tmp_path):
     rows = [worker.extract_row(asdict(v), *tools, worker.Options()) for v in find_videos(str(mixed))]
-    writer = extract.Writer(str(tmp_path), rows_per_file=100)
+    kept = writer.Writer(str(tmp_path), 100, extract.write, extract.PENDING)
     for row in rows:
-        writer.add(worker.to_arrow([{**row, "began": 0.0, "ended": 0.0}]))
-        writer.save()
+        kept.add(worker.to_arrow([{**row, "began": 0.0, "ended": 0.0}]))
+        kept.save()
     pending = tmp_path / "_extract/pending"
     assert len(list(pending.iterdir())) == 5 and not tables.data_files(str(tmp_path))
     copies = {path: path.read_bytes() for path in pending.iterdir()}

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.plan import DONE, Video, find_videos, number_labels, piece_id, plan
+from pipelines.plan import DONE, Video, find_videos, hold_out, number_labels, plan
 from posec3d import table as tables
 
 
@@ -69,6 +69,18 @@ def numbers(names, known, given=False):
     return [v.label for v in number_labels([Video(n or "", "", None, n) for n in names], known, given=given)]
 
 
+def test_a_share_of_each_class_is_held_out_by_name_whatever_the_order():
+    names = ["wave"] * 10 + ["kick"] * 4 + ["bow"] * 2 + ["sit"]
+    videos = [Video(f"c{i}", f"c{i}.mp4", None, name) for i, name in enumerate(names)]
+    sides = {v.clip_id: v.splits for v in hold_out(videos, 0.2)}
+    assert sides == {v.clip_id: v.splits for v in hold_out(videos[::-1], 0.2)}
+    tested = [v.label_name for v in videos if sides[v.clip_id] == ("test",)]
+    assert sorted(tested) == ["bow", "kick", "wave", "wave"]  # at least one, but never the only one
+    assert set(sides.values()) == {("test",), ("train",)}
+    with pytest.raises(ValueError, match=r"c0.mp4 is in a split already \(fold1\)"):
+        hold_out([Video("c0", "c0.mp4", None, "wave", ("fold1",))], 0.2)
+
+
 def test_labels_are_numbered_by_name_and_keep_the_numbers_they_have():
     assert numbers(["wave", "kick", None, "kick"], {}) == [1, 0, None, 0]
     assert numbers(["wave", "bow", "kick"], {0: "kick", 1: "wave"}) == [1, 2, 0]
@@ -78,6 +90,13 @@ def test_labels_of_a_file_that_are_numbers_are_the_numbers():
     assert numbers(["12", "3"], {}, given=True) == [12, 3]
     assert numbers(["20230101", "3"], {}) == [0, 1]  # folders named by dates are names
     assert numbers(["01", "1"], {}, given=True) == [0, 1]
+    assert numbers(["7", "3"], {3: "3", 5: "5"}, given=True) == [7, 3]
+
+
+def test_numbers_that_a_table_has_already_stay_whatever_a_file_says():
+    assert numbers(["1", "2"], {0: "1", 1: "2", 2: "unknown"}, given=True) == [0, 1]
+    assert numbers(["5", "9"], {0: "5", 1: "7"}, given=True) == [0, 2]
+    assert numbers(["0"], {0: "walk"}, given=True) == [1]
 
 
 def test_hidden_files_are_no_videos_and_paths_are_normal(tmp_path):
@@ -85,6 +104,18 @@ def test_hidden_files_are_no_videos_and_paths_are_normal(tmp_path):
     assert [v.video for v in find_videos(f"{tmp_path}/")] == [f"{tmp_path}/a.mp4"]
     (tmp_path / "labels.csv").write_text("video,label\n./a.mp4,x\n")
     assert [v.video for v in find_videos(str(tmp_path), str(tmp_path / "labels.csv"))] == [f"{tmp_path}/a.mp4"]
+
+
+def test_links_to_folders_are_followed_but_not_round_and_round(tmp_path):
+    touch(tmp_path / "elsewhere", "a.mp4", "deep/b.mp4")
+    touch(tmp_path / "videos", "kick/c.mp4")
+    (tmp_path / "videos/wave").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "videos/kick/gone.mp4").symlink_to(tmp_path / "gone.mp4")  # becomes a failure, and is not passed over
+    (tmp_path / "videos/kick/up").symlink_to(tmp_path / "videos")
+    (tmp_path / "elsewhere/self").symlink_to(tmp_path / "elsewhere")
+    found = [(v.video.removeprefix(f"{tmp_path}/videos/"), v.label_name) for v in find_videos(str(tmp_path / "videos"))]
+    kick = [("kick/c.mp4", "kick"), ("kick/gone.mp4", "kick")]
+    assert found == [*kick, ("wave/a.mp4", "wave"), ("wave/deep/b.mp4", "deep")]
 
 
 def test_a_name_that_is_not_utf8_is_escaped(tmp_path):
@@ -131,7 +162,9 @@ def test_what_is_in_the_table_or_failed_too_often_is_not_done_again(tmp_path):
 def test_a_video_in_pieces_is_done_when_all_its_pieces_are(tmp_path):
     table = str(tmp_path)
     videos = [Video(n, n) for n in ("a", "b", "c", "d")]
-    tables.write_table([clip(piece_id(n, i, 3)) for n, i in (("a", 1), ("a", 2), ("a", 3), ("b", 2), ("c", 1))], table)
+    tables.write_table(
+        [clip(tables.piece_id(n, i, 3)) for n, i in (("a", 1), ("a", 2), ("a", 3), ("b", 2), ("c", 1))], table
+    )
     fail(table, ("b-1of3", 1), ("c-2of3", 3), ("c-3of3", 3))
     todo = plan(videos, table)
     assert (names(todo), todo.done, todo.given_up) == (["b", "d"], 1, 1)
@@ -153,4 +186,4 @@ def test_rows_with_other_labels_than_the_videos_are_counted(tmp_path):
 
 
 def test_a_video_in_one_piece_keeps_its_name():
-    assert (piece_id("a-12", 1, 1), piece_id("a-12", 2, 10)) == ("a-12", "a-12-2of10")
+    assert (tables.piece_id("a-12", 1, 1), tables.piece_id("a-12", 2, 10)) == ("a-12", "a-12-2of10")

@@ -90,7 +90,7 @@ def test_test_samples_are_those_of_the_clip_itself(table, ray_local):
     chosen = index(table, "train")
     rows = {r["clip_id"]: r for r in render.testing_samples(chosen, CONFIG, num_clips=3).take_all()}
     clip = next(c for c in read_table(table) if c.clip_id == "c5")
-    xy, score = testing_clips(clip.keypoints, clip.scores, (240, 320), CONFIG, 3)
+    xy, score, _ = testing_clips(clip.keypoints, clip.scores, (240, 320), CONFIG, 3)
     np.testing.assert_array_equal(rows["c5"]["xy"], xy)
     np.testing.assert_array_equal(rows["c5"]["score"], score)
     assert rows["c0"]["xy"].shape == xy.shape  # padded to the table's two people
@@ -103,7 +103,7 @@ def test_volumes_are_what_the_renderer_draws(table, ray_local):
     assert rows["c7"]["label"] == -1
     assert not rows["c6"]["volume"].any()
     clip = next(c for c in read_table(table) if c.clip_id == "c5")
-    xy, score = testing_clips(clip.keypoints, clip.scores, (240, 320), CONFIG, 2)
+    xy, score, _ = testing_clips(clip.keypoints, clip.scores, (240, 320), CONFIG, 2)
     np.testing.assert_allclose(rows["c5"]["volume"], joint_volumes(xy, score, (20, 20), sigma=1.0), atol=1e-7)
 
 
@@ -153,7 +153,7 @@ def test_a_clip_without_stored_maps_is_named_with_the_remedy(table, ray_local):
 
 @pytest.mark.parametrize("world", [1, 4])
 def test_batches_of_a_test_are_every_clip_once_in_the_order_of_the_table(table, ray_local, world):
-    chosen = index(table, "train", people=False)
+    chosen = index(table, "train", need_people=False)
     shares = [list(render.testing_batches(chosen, CONFIG, 2, share=Share(rank, world))) for rank in range(world)]
     names = [name for share in shares for batch in share for name in batch["clip_id"].tolist()]
     assert names == [r["clip_id"] for r in render.testing_samples(chosen, CONFIG).take_all()]

@@ -1,8 +1,12 @@
 """Frames of a whole table: made once, beside it; a clip whose video is gone fails alone."""
 
+import dataclasses
+import shutil
+
 import numpy as np
 import pytest
 
+from jobs import _job
 from jobs import extract as extract_job
 from pipelines import frames
 from posec3d import actors
@@ -51,6 +55,7 @@ def test_files_are_written_as_they_fill(table, ray_local, monkeypatch):
     assert len(files) == len(places) == 3
 
 
+@pytest.mark.slow
 def test_the_job_makes_frames_of_new_clips_and_of_those_that_are_there(tmp_path, movenet, ray_local):
     videos = tmp_path / "videos"
     videos.mkdir()
@@ -64,3 +69,13 @@ def test_the_job_makes_frames_of_new_clips_and_of_those_that_are_there(tmp_path,
     assert (summary["extracted"], summary["clips with new frames"], summary["clips without frames"]) == (1, 2, 0)
     assert summary["KB of frames a clip"] > 1 and summary["frames cut a second and core"] > 0
     assert extract_job.run(both)["clips with new frames"] == 0
+
+    # Frames that fail are no failed videos, but count for --max-failed.
+    shutil.rmtree(tmp_path / "table/_frames")
+    (videos / "b.mp4").unlink()
+    summary = extract_job.run(dataclasses.replace(both, max_failed=0.5))
+    assert (summary["failed"], summary["failures"], summary["clips without frames"]) == (0, [], 1)
+    assert [failure["error"] for failure in summary["failures of frames"]] == [f"{videos / 'b.mp4'}: no such file"]
+    with pytest.raises(_job.TooManyFailures, match="1 of 2 clips for --frames failed, --max-failed allows 0") as raised:
+        extract_job.run(dataclasses.replace(both, max_failed=0))
+    assert raised.value.summary["clips with frames"] == 1

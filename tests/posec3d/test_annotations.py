@@ -401,8 +401,8 @@ def test_utd_mhad_by_hand(tmp_path):
         written(tmp_path, {"a27_s4_t2_skeleton.mat": mat(d_skel=joints), "a1_s1_t1_skeleton.mat": mat(d_skel=joints)}),
     )
     clip = found["a27_s4_t2"]
-    assert (clip.label, clip.label_name, clip.splits) == (26, "27 squat", ("test",))
-    assert found["a1_s1_t1"].splits == ("train",)
+    assert (clip.label, clip.label_name, clip.splits) == (26, "27 squat", ("test", "subject4"))
+    assert found["a1_s1_t1"].splits == ("train", "subject1")
     assert clip.keypoints[0, 0, 0].tolist() == [160 + 285 * 0.2, 120 - 285 * 0.1]
     assert np.argwhere(clip.scores == 0).tolist() == [[0, 1, 3]]
     assert clip.keypoints_3d[0, 0, 0].tolist() == [0.5, 0.25, 2.5]
@@ -731,3 +731,15 @@ def test_a_coco_video_spread_over_files_is_one_clip_and_a_frame_twice_is_told(tm
     with pytest.raises(ValueError, match=r"frame 9 of .*v1 is in another file too"):
         failed.read()
     assert entry.read().num_frames == 10
+
+
+def test_an_openpose_folder_of_two_videos_does_not_rename_the_others(tmp_path):
+    frame = json.dumps({"people": [{"pose_keypoints_2d": [50, 40, 1] * 25}]})
+    for place in ("wave/one/a", "kick/two/b", "kick/two/c"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{place}_000000_keypoints.json").write_text(frame)
+    entries = {
+        e.clip_id: e.read() for e in open_annotations("openpose", str(tmp_path), Options(size=(100, 100))).entries
+    }
+    assert {name: clip.label_name for name, clip in entries.items()}["wave/one"] == "wave"
+    assert {"kick/two/b", "kick/two/c"} <= entries.keys()

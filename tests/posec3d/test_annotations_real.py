@@ -87,13 +87,14 @@ def test_sbu(clips):
 def test_utd_mhad(clips, data):
     found = clips("utd-mhad", "utd_mhad/skeleton.zip")
     assert len(found) == 861
-    assert parts(found) == {"train": 431, "test": 430}
+    subjects = {f"subject{i}": 107 if i in (1, 6, 8) else 108 for i in range(1, 9)}
+    assert parts(found) == {"train": 431, "test": 430, **subjects}
     assert frames(found) == 58_299
     assert counts(found) == [31 if action in (8, 23, 27) else 32 for action in range(1, 28)]
     with zipfile.ZipFile(data / "utd_mhad/skeleton.zip") as archive:
         raw = loadmat(io.BytesIO(archive.read("a10_s1_t1_skeleton.mat")))["d_skel"]
     clip = found["a10_s1_t1"]
-    assert (clip.label, clip.label_name, clip.splits) == (9, "10 draw circle counter-clockwise", ("train",))
+    assert (clip.label, clip.label_name, clip.splits) == (9, "10 draw circle counter-clockwise", ("train", "subject1"))
     np.testing.assert_allclose(clip.keypoints_3d[0, 5, 11], raw[11, :, 5], rtol=1e-6)
     x, y, z = raw[11, :, 5]
     np.testing.assert_allclose(clip.keypoints[0, 5, 11], (160 + 285 * x / z, 120 - 285 * y / z), rtol=1e-5)

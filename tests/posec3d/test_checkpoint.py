@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from posec3d.checkpoint import Checkpoint, adapted, build_model
+from posec3d.checkpoint import Checkpoint, adapted, build_model, merged
 from posec3d.clips import ClipConfig
 from posec3d.config import PRESETS, HeatmapConfig, ModelConfig, TrainConfig
 from posec3d.skeletons import COCO17, skeleton
@@ -103,3 +103,31 @@ def test_other_lateral_connections_are_refused():
 def test_another_model_is_refused():
     with pytest.raises(ValueError, match="weights are those of a pose-slowonly-light, this run is a msg3d"):
         adapted(made(JOINT), GRAPH, "coco17", ("a", "b"))
+
+
+@pytest.mark.parametrize("light", ["", "-light"])
+def test_merging_runs_that_looked_at_other_clips_is_said(light, caplog):
+    """The presets fit each other; another sigma, size or length of one of them does not."""
+    rgb, pose, both = (PRESETS[f"{name}{light}"][1] for name in ("rgb", "pose-pathway", "rgbpose"))
+
+    def warnings(rgb, pose):
+        caplog.clear()
+        with torch.device("meta"):
+            halves = [
+                Checkpoint(config, ("a", "b"), "coco17", build_model(config, "coco17", 2).state_dict())
+                for config in (rgb, pose)
+            ]
+            merged(halves, both, "coco17", ("a", "b"))
+        return [record.getMessage().split("trained with ")[1] for record in caplog.records]
+
+    assert warnings(rgb, pose) == []
+    wide = dataclasses.replace(pose, heatmap=HeatmapConfig(sigma=2.0))
+    assert warnings(rgb, wide) == [f"heatmap.sigma 2.0, this run has {both.heatmap.sigma}"]
+    # The test size does not matter, nor does the number of poses of an RGB network.
+    other = dataclasses.replace(rgb.clip, size=14, padding=None, length=9, test_size=99)
+    long = dataclasses.replace(pose.clip, length=64)
+    assert warnings(dataclasses.replace(rgb, clip=other), dataclasses.replace(pose, clip=long)) == [
+        f"clip.size 14, this run has {both.clip.size}",
+        "clip.padding None, this run has 0.25",
+        f"clip.length 64, this run has {both.clip.length}",
+    ]

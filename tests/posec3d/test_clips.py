@@ -1,5 +1,6 @@
 """Sampling, cropping and augmentation against published values and values worked out by hand."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from posec3d.clips import (
     ClipConfig,
+    clip_box,
     flip,
     pad_persons,
     random_resized_crop,
@@ -212,13 +214,18 @@ def test_a_small_subject_in_a_corner_of_a_large_frame_is_placed_as_exactly():
 
 
 def test_a_training_clip_depends_on_its_generator_alone():
-    config = ClipConfig(length=8, size=16, test_size=20, rotate=10, scale=0.1, drop=0.2, noise=0.5)
+    config = ClipConfig(
+        length=8, size=16, test_size=20, rotate=10, scale=0.1, drop=0.2, noise=0.5, offset=0.5, share=0.5
+    )
     videos = [video(seed) for seed in range(4)]
     xy, score = made(videos, config, [5, 6, 7, 8])
     alone, alone_score = made(videos[2:3], config, [7])
     np.testing.assert_array_equal(xy[2:3], alone)
     np.testing.assert_array_equal(score[2:3], alone_score)
     assert not np.array_equal(made(videos[2:3], config, [8])[0], alone)
+    crowd, crowd_score = made(videos[2:3], config, [7], persons=9)  # as many as another clip of the table has
+    np.testing.assert_array_equal(crowd[:, : alone.shape[1]], alone)
+    np.testing.assert_array_equal(crowd_score[:, : alone.shape[1]], alone_score)
 
 
 def test_turning_keeps_distances_and_stays_within_its_range():
@@ -251,6 +258,33 @@ def test_lost_joints_and_noise_are_as_many_as_told():
     assert abs((moved - still).mean()) < 0.05
 
 
+def test_an_offset_of_joints_is_the_same_in_all_frames_of_a_clip():
+    clips = [video(seed, frames=20, people=2) for seed in range(40)]
+    for clip in clips:
+        clip.scores[:] = 1
+    plain = ClipConfig(length=8, size=64, test_size=64, flip=0)
+    still, _ = made(clips, plain, range(40))
+    moved, _ = made(clips, replace(plain, offset=1.5), range(40))
+    offsets = (moved - still)[:, :, 0]
+    np.testing.assert_allclose(moved - still, np.broadcast_to(offsets[:, :, None], still.shape), atol=1e-4)
+    assert abs(offsets.std() - 1.5) < 0.05  # 40 clips x 2 people x 17 joints x 2 draws
+    assert abs(offsets.mean()) < 0.1
+
+
+@pytest.mark.parametrize("stride", [None, 1])
+def test_a_stretch_of_a_video_is_as_long_as_told_and_lies_anywhere(stride):
+    config = ClipConfig(length=10, stride=stride, share=0.5)
+    drawn = np.array([sample_frames(100, config, rng=np.random.default_rng(seed))[0] for seed in range(400)])
+    assert drawn.min() >= 0 and drawn.max() <= 99
+    if stride is None:  # ten segments of it: nearly as long as the stretch, of which 100 are the whole
+        lengths = np.ptp(drawn, 1)
+        assert 38 <= lengths.min() < 48 and 92 < lengths.max() <= 99
+        assert abs(lengths.mean() - 0.9 * 75) < 4
+    assert drawn[:, 0].min() < 5 and drawn[:, 0].max() > 30
+    np.testing.assert_array_equal(sample_frames(100, config), sample_frames(100, replace(config, share=1.0)))
+    assert sample_frames(1, config, rng=np.random.default_rng(0)).tolist() == [[0] * 10]
+
+
 @pytest.mark.parametrize("people", [0, 1, 5])
 def test_any_number_of_people_becomes_the_number_asked_for(people):
     xy, score = made([video(people=people)], ClipConfig(length=8, size=16, test_size=20), [0])
@@ -276,12 +310,45 @@ def test_a_config_with_a_stride_samples_by_it():
 
 def test_test_clips_share_one_crop():
     xy, score = people()
-    views, scores = testing_clips(xy.astype("f4"), score, (50, 50), ClipConfig(length=2, test_size=20), num_clips=4)
+    views, scores, _ = testing_clips(xy.astype("f4"), score, (50, 50), ClipConfig(length=2, test_size=20), num_clips=4)
     assert views.shape == (4, 2, 2, 17, 2)
     assert scores.shape == (4, 2, 2, 17)
     chosen = uniform_sample(3, 2, num_clips=4)
     cropped, size = subject_crop(xy[:, chosen.ravel()].astype("f4"), score[:, chosen.ravel()], (50, 50))
     np.testing.assert_allclose(views[1], cropped[:, 2:4] * (20 / size[0]), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("frame", "box"),
+    [((60, 100), (0, -20, 100, 100)), ((100, 60), (-20, 0, 100, 100)), ((61, 100), (0, -19, 100, 100))],
+)
+def test_without_a_crop_a_clip_is_the_square_around_the_frame(frame, box):
+    xy, score = corners((30, 40), (70, 10))
+    for seen in (score, np.zeros_like(score)):  # whoever is in it
+        assert clip_box(xy, seen, frame, None) == box
+
+
+def test_without_a_crop_joints_land_where_the_frame_has_them():
+    # A frame of 100 x 60 pixels in a square of 100: 20 empty rows above it, then half the size.
+    clip = video(people=1, frames=3, size=(60, 100))
+    clip.scores[:] = 0
+    clip.keypoints[0, :, 5:7], clip.scores[0, :, 5:7] = [(30, 40), (80, 0)], 1  # left and right shoulder
+    whole = {"length": 3, "padding": None, "test_size": 50, "area": (1, 1)}
+    for views in (1, 2):
+        config = ClipConfig(**whole)
+        xy, score, place = testing_clips(clip.keypoints, clip.scores, (60, 100), config, views)
+        np.testing.assert_allclose(xy[:, 0, :, 5:7], np.broadcast_to([(15, 30), (40, 10)], (views, 3, 2, 2)))
+        np.testing.assert_allclose(place, [[0.5, 0, 0], [0, 0.5, 10]])
+    # In training, from 50 to 20 pixels.
+    xy, score, place = training_clips(
+        [clip] * 2, ClipConfig(size=20, flip=0, **whole), COCO17.mirror, [np.random.default_rng(n) for n in (0, 1)], 1
+    )
+    np.testing.assert_allclose(xy[:, 0, :, 5:7], np.broadcast_to([(6, 12), (16, 4)], (2, 3, 2, 2)), rtol=1e-6)
+    np.testing.assert_allclose(place, [[[0.2, 0, 0], [0, 0.2, 4]]] * 2)
+    # Mirrored, 0 .. 19, and left is right.
+    xy, score = made([clip], ClipConfig(size=20, flip=1, **whole), [0], persons=1)
+    np.testing.assert_allclose(xy[0, 0, :, 5:7], np.broadcast_to([(3, 4), (13, 12)], (3, 2, 2)), rtol=1e-6)
+    assert (score[0, 0] > 0).sum() == 6
 
 
 def test_people_are_padded_with_nobody_and_cut_from_the_end():
@@ -303,7 +370,12 @@ def test_people_are_padded_with_nobody_and_cut_from_the_end():
         ("scale", 1),
         ("drop", 1),
         ("noise", -1),
+        ("offset", -1),
+        ("share", 0),
         ("stride", 0),
+        ("padding", -0.1),
+        ("padding", float("nan")),
+        ("padding", float("inf")),
     ],
 )
 def test_a_clip_config_out_of_range_names_its_field(field, value):

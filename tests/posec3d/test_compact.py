@@ -330,6 +330,14 @@ def test_the_latest_failures_of_clips_without_a_row_are_carried_over(tmp_path):
     assert len(list((tmp_path / "out/_failures").iterdir())) == 1
 
 
+def test_a_video_that_could_be_cut_after_all_is_no_failure_any_more(tmp_path):
+    write(tmp_path, row("v-1of3"), row("v-2of3"))
+    fail(tmp_path, "v")
+    fail(tmp_path, "v-3of3")
+    _, summary = summary_of(tmp_path)
+    assert problems(summary) == {compact.OUTDATED.name: 1, compact.FAILED.name: 1}
+
+
 def test_a_broken_file_of_failures_is_named(tmp_path):
     write(tmp_path, row("a"))
     Path(fail(tmp_path, "x")).write_bytes(b"PAR1")
@@ -435,8 +443,8 @@ def test_tables_on_s3_are_checked_and_merged(s3):
     fail(f"{s3}/in", "x")
     given = job.Compact(tables=(f"{s3}/in",), out=f"{s3}/out", rows_per_file=4)
     for _ in range(2):
-        with pytest.raises(job.ProblemsFound, match="not all rows and files are in s3://bucket/out"):
-            job.run(given)
+        with pytest.raises(_job.ProblemsFound, match="not all rows and files are in s3://bucket/out"):
+            _job.execute(job.run, given)
     summary = json.loads(fs.cat_file("bucket/out/_compact/summary.json"))
     assert problems(summary) == {
         compact.UNREADABLE.name: 1,

@@ -41,6 +41,33 @@ def test_left_and_right_joints_differ_in_brightness():
     assert picture[int(y5), int(x5)].min() > 200 and picture[int(y6), int(x6)].max() < 60
 
 
+def test_tags_of_people_in_one_place_make_room_for_each_other():
+    both = np.concatenate([pose(60, 80), pose(62, 80)])
+    frame = np.full((320, 320, 3), 90, np.uint8)
+    tagged = draw.name_tags(frame, both, np.ones((2, 17)), ["#0 wave 90%", "#1 kick 80%"], [0, 1]).astype(int)
+    boxes = []
+    for colour in draw.PEOPLE[:2]:
+        y, x = np.nonzero(np.abs(tagged - colour).max(-1) < 3)
+        boxes.append((x.min(), x.max(), y.min(), y.max()))
+    (_, _, top_a, bottom_a), (_, _, top_b, bottom_b) = boxes
+    assert bottom_a < top_b or bottom_b < top_a
+    nobody = draw.name_tags(frame, both, np.zeros((2, 17)), ["#0", "#1"], [0, 1])
+    assert (nobody == 90).all()
+
+
+def test_a_strip_takes_hostile_names_many_people_and_an_empty_timeline(tmp_path):
+    names = ["$5^", "a\nb<script>", "x" * 300]
+    bars = [(m, 60.0 * m, 60.0 * m + 300, names[m % 3], 0.5) for m in range(30)]
+    draw.timeline_strip(tmp_path / "many.png", bars, (0, 3600))
+    draw.timeline_strip(tmp_path / "none.png", [], (0, 1))
+    many, none = (Image.open(tmp_path / f"{name}.png").size for name in ("many", "none"))
+    assert many[0] < 2200 and many[1] < 2000 and none[1] < many[1]  # 20 people at most are shown
+
+
+def test_times_are_written_as_a_clock_shows_them():
+    assert [draw.clock(s) for s in (0, 7.5, 67, 3607)] == ["0 s", "7.5 s", "1:07", "1:00:07"]
+
+
 def test_lines_grow_with_the_frame():
     share = []
     for scale in (2, 4):

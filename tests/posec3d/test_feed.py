@@ -5,13 +5,15 @@ import os
 
 import fsspec
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from posec3d import feed, storage
 from posec3d.clips import ClipConfig, testing_clips
 from posec3d.feed import Share, index, rebatch, testing_groups, training_groups
+from posec3d.frames import STAGE, Frames, to_row, write_frames
 from posec3d.streams import testing_people
-from posec3d.table import Clip, read_table, write_table
+from posec3d.table import FAILURES, Clip, failures_uri, read_table, write_file, write_table
 
 CONFIG = ClipConfig(length=8, size=56, test_size=64)
 
@@ -45,7 +47,7 @@ def sorted_table(tmp_path_factory):
 def test_the_index_chooses_a_split_and_says_what_it_leaves_out(table):
     chosen = index(table, "train")
     assert (chosen.clips, chosen.persons, chosen.skipped) == (6, 2, 2)
-    assert index(table, "train", labelled=False, people=False).clips == 8
+    assert index(table, "train", need_label=False, need_people=False).clips == 8
     assert index(table, "!train").clips == 1
     assert index(table).persons == 2 and index(table, "test").persons == 1
 
@@ -58,6 +60,28 @@ def entries(groups):
         for piece in group.pieces
         for row, draw in zip(piece.rows, piece.draws, strict=True)
     ]
+
+
+def test_where_rgb_is_wanted_clips_without_any_are_left_out(tmp_path):
+    """Without pictures: no video, one that is gone, and one that could not be read before."""
+    (tmp_path / "there.mp4").write_bytes(b"no video")
+    videos = ["", "/nowhere.mp4", *[str(tmp_path / "there.mp4")] * 3]
+    uri = str(tmp_path / "table")
+    write_table([clip(i, video=video) for i, video in enumerate(videos)], uri)
+    write_frames([to_row(f"c{i}", Frames(np.array([0]), (0, 0, 9, 9), [b""])) for i in (0, 4)], uri, "x")
+    failure = {"clip_id": "c3", "video": "", "stage": STAGE, "error": "", "attempts": 1, "time": 0}
+    write_file(pa.Table.from_pylist([failure], FAILURES), failures_uri(uri))
+    chosen = index(uri, rgb=True)
+    assert (chosen.clips, chosen.blind, chosen.skipped, index(uri).clips) == (2 + 1, 2, 0, 5)
+    assert [unit.rows.tolist() for unit in chosen.units] == [[0, 2, 4]]
+    (group,) = training_groups(chosen, seed=0, epoch=0)
+    with pytest.raises(ValueError, match=r"clip c2 has no stored frames.*there\.mp4.*jobs\.extract --frames"):
+        feed.training_samples(group_of(group, 2), chosen, ClipConfig(length=4, rgb_length=2), seed=0, epoch=0)
+
+
+def group_of(group, row):
+    """The sample of one row alone."""
+    return dataclasses.replace(group, pieces=tuple(piece[piece.rows == row] for piece in group.pieces))
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 7])
@@ -170,7 +194,7 @@ def test_a_split_without_clips_is_named(table):
 
 @pytest.mark.parametrize("world", [1, 3, 20])
 def test_a_test_is_every_clip_once_in_shares_as_equal_as_can_be(table, world):
-    chosen = index(table, labelled=False, people=False)
+    chosen = index(table, need_label=False, need_people=False)
     shares = [entries(testing_groups(chosen, Share(rank, world))) for rank in range(world)]
     assert [entry for share in shares for entry in share] == entries(testing_groups(chosen))
     assert len(entries(testing_groups(chosen))) == chosen.clips == 9
@@ -184,7 +208,7 @@ def test_test_samples_are_those_of_the_clip_itself(table):
         name: (xy, score) for s in samples for name, xy, score in zip(s["clip_id"], s["xy"], s["score"], strict=True)
     }
     one = next(c for c in read_table(table) if c.clip_id == "c5")
-    xy, score = testing_clips(one.keypoints, one.scores, (240, 320), CONFIG, 3)
+    xy, score, _ = testing_clips(one.keypoints, one.scores, (240, 320), CONFIG, 3)
     np.testing.assert_array_equal(rows["c5"][0], xy)
     np.testing.assert_array_equal(rows["c5"][1], score)
     assert rows["c0"][0].shape == xy.shape  # padded to the table's two people
@@ -218,7 +242,7 @@ def test_clips_come_with_the_joints_that_are_asked_for(tmp_path):
     assert samples["xy"].shape == (2, 1, 1, 8, 13, 2)
     of = dict(zip(samples["clip_id"], samples["xy"], strict=True))
     stored = {c.clip_id: c for c in read_table(str(tmp_path))}
-    xy, _ = testing_clips(stored["k"].keypoints, stored["k"].scores, (240, 320), CONFIG)
+    xy, _, _ = testing_clips(stored["k"].keypoints, stored["k"].scores, (240, 320), CONFIG)
     # The crop is around penn13's joints, which are fewer: the same up to a shift and a scale.
     a, b = of["k"][0, 0, :, [0, 3]], xy[0, 0, :, [0, 5]]
     scale = (a[1] - a[0]) / (b[1] - b[0])

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from posec3d.given import Given, given_poses
-from posec3d.video import segments, write_video
+from posec3d.video import write_video
 
 FRAMES, FPS, HEIGHT, WIDTH = 12, 10.0, 48, 64
 
@@ -274,14 +274,6 @@ def test_people_without_tracks_are_linked(tmp_path, video):
     clip = given_poses(video, Given(parquet(tmp_path / "p.parquet", rows)))
     assert sorted(clip.keypoints[:, 0, 0, 0].tolist()) == [0, 40]
     np.testing.assert_array_equal(np.diff(clip.keypoints[:, :, 0, 0], axis=1), 1)
-
-
-def test_a_piece_of_a_video_has_its_own_frames_alone(tmp_path, video):
-    rows = [{"video": "x", "frame": t, "person": 1, "keypoints": points(t, 5)} for t in range(FRAMES)]
-    given = Given(parquet(tmp_path / "p.parquet", rows))
-    clips = [given_poses(video, given, piece=piece) for piece in segments(video, 0.4)]
-    assert [(clip.start_frame, clip.num_frames) for clip in clips] == [(0, 4), (4, 4), (8, 4)]
-    np.testing.assert_array_equal(clips[1].keypoints[0, :, 0, 0], [4, 5, 6, 7])
 
 
 def test_a_pose_beyond_the_video_is_refused(tmp_path, video):

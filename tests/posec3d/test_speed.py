@@ -1,5 +1,7 @@
 """Precision as asked for; a compiled model says what the plain one says, and falls back to it with a warning."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -49,3 +51,22 @@ def test_an_error_of_the_model_itself_is_not_hidden():
 
     with pytest.raises(RuntimeError, match="no such thing"):
         speed.Compiled(Broken())(torch.rand(1))
+
+
+def test_convolutions_of_one_thread_say_and_learn_the_same():
+    torch.manual_seed(0)
+    plain = nn.Sequential(
+        nn.Conv3d(3, 4, 1),
+        nn.Conv3d(4, 4, 1, (1, 2, 2)),
+        nn.Conv3d(4, 5, (3, 1, 1), padding=(1, 0, 0)),
+        nn.Conv3d(5, 2, 3),
+    )
+    quick = copy.deepcopy(plain)
+    speed.for_one_thread(quick)
+    assert [layer.dilation for layer in quick] == [(1, 1, 2), (1, 1, 1), (1, 1, 2), (1, 1, 1)]
+    x = torch.rand(2, 3, 6, 9, 9)
+    for model in (plain, quick):
+        model(x).square().sum().backward()
+    torch.testing.assert_close(quick(x), plain(x))
+    for a, b in zip(quick.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5)

@@ -1,9 +1,12 @@
 """Stored heatmaps: read back as they were kept, and drawn where the coordinates are drawn."""
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from posec3d import table as tables
 from posec3d.actors import make_clip
 from posec3d.clips import ClipConfig, testing_clips
 from posec3d.heatmaps import joint_volumes
@@ -99,6 +102,17 @@ def test_only_the_wanted_clips_are_read_and_missing_ones_are_named(tmp_path):
         list(read_heatmaps(str(tmp_path), ["y", "a", "x"]))
 
 
+def test_the_file_beside_the_clips_is_the_only_one_opened_unless_one_is_missing_there(tmp_path, monkeypatch):
+    files = {name: write(tmp_path, **{name: one_cell(level)}) for name, level in (("a", 0.2), ("b", 0.6), ("c", 1.0))}
+    opened, plain = [], tables.open_file
+    monkeypatch.setattr(tables, "open_file", lambda path: opened.append(Path(path).name) or plain(path))
+    beside = Path(files["b"]).name
+    assert [name for name, _ in read_heatmaps(str(tmp_path), ["b"], beside=beside)] == ["b"]
+    assert opened == [beside]
+    assert sorted(name for name, _ in read_heatmaps(str(tmp_path), ["a", "b"], beside=beside)) == ["a", "b"]
+    assert sorted(name for name, _ in read_heatmaps(str(tmp_path), ["c"], beside="elsewhere.parquet")) == ["c"]
+
+
 def centres(volume):
     """Centres of mass (..., 2) x y of (..., H, W)."""
     mass = volume.sum((-2, -1))
@@ -110,7 +124,7 @@ def centres(volume):
 def test_joints_are_drawn_where_the_coordinates_are(people, num_clips):
     clip, heatmaps = stored(people[:1])
     volume = stored_volumes(clip, heatmaps, CONFIG, num_clips)
-    xy, score = testing_clips(clip.keypoints, clip.scores, (240, 320), CONFIG, num_clips)
+    xy, score, _ = testing_clips(clip.keypoints, clip.scores, (240, 320), CONFIG, num_clips)
     drawn = joint_volumes(xy, score, (56, 56), sigma=1.0)
     assert volume.shape == drawn.shape and volume.dtype == np.float32
     np.testing.assert_allclose(centres(volume), np.moveaxis(xy[:, 0], 1, 2), atol=0.1)
@@ -158,6 +172,16 @@ def test_a_map_fills_its_region_and_no_more_even_where_that_leaves_the_crop():
     assert volume[:, 1:, :6].all() and not volume[:, 0].any() and not volume[:, :, 6:].any()
 
 
+def test_without_a_crop_maps_lie_where_the_frame_has_them():
+    # A frame of 320 x 240 in a square of 320, 40 empty rows above it: a pixel of the volume is 10 of the frame.
+    clip = Clip("c", 1, 240, 320, np.full((1, 1, 17, 2), 100, np.float32), np.ones((1, 1, 17), np.float32))
+    heatmaps = Heatmaps(np.array([[[90, 30, 40, 60]]], np.float32), [[pack(np.ones((17, 6, 4)))]], (6, 4))
+    volume = stored_volumes(clip, heatmaps, ClipConfig(length=1, test_size=32, padding=None))[0, :, 0]
+    wanted = np.zeros((32, 32))
+    wanted[7:13, 9:13] = 1  # rows (30 .. 80 + 40) / 10, columns 90 .. 120 / 10
+    np.testing.assert_allclose(volume, np.broadcast_to(wanted, volume.shape), atol=1e-6)
+
+
 def test_maps_of_other_people_than_the_clips_are_refused(people):
     clip, _ = stored(people)
     _, other = stored(people[:1])
@@ -176,7 +200,7 @@ def test_movenets_own_maps_have_its_joints_where_its_coordinates_do(tools, tmp_p
     write_video(tmp_path / "actor.mp4", actor.frames, actor.fps)
     done = extract_poses(str(tmp_path / "actor.mp4"), *tools, keep_heatmaps=True)
     volume = stored_volumes(done.clip, done.heatmaps, CONFIG)[0]
-    xy, score = testing_clips(done.clip.keypoints, done.clip.scores, (240, 320), CONFIG)
+    xy, score, _ = testing_clips(done.clip.keypoints, done.clip.scores, (240, 320), CONFIG)
     drawn = joint_volumes(xy, score, (56, 56))[0]
     sure = score[0, 0].T > 0.5  # (V, T)
     assert sure.mean() > 0.6

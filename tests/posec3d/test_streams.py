@@ -163,7 +163,7 @@ def test_augmentations_do_what_they_say():
     still = streams.training_people(one, CONFIG, 1, rng())
     radii = np.linalg.norm(still[..., :2], axis=-1)
     by = {name: streams.training_people(one, dataclasses.replace(CONFIG, **{name: value}), 1, rng())
-          for name, value in {"rotate": 30, "scale": 0.2, "flip": 1, "noise": 0.1}.items()}  # fmt: skip
+          for name, value in {"rotate": 30, "scale": 0.2, "flip": 1, "noise": 0.1, "offset": 0.1}.items()}  # fmt: skip
     assert not np.allclose(by["rotate"], still)
     np.testing.assert_allclose(np.linalg.norm(by["rotate"][..., :2], axis=-1), radii, rtol=1e-4)
     ratio = by["scale"][..., :2] / still[..., :2]
@@ -171,7 +171,10 @@ def test_augmentations_do_what_they_say():
     assert (abs(ratio - 1) < 0.2001).all()
     np.testing.assert_allclose(by["flip"], streams.flipped(still, COCO17))
     assert 0.08 < (by["noise"] - still)[..., :2].std() < 0.12
-    for people in (by["rotate"], by["scale"], by["noise"]):
+    offsets = (by["offset"] - still)[..., :2]
+    np.testing.assert_allclose(offsets, np.broadcast_to(offsets[:, :1], offsets.shape), atol=1e-6)
+    assert 0.06 < offsets[:, 0].std() < 0.14
+    for people in (by["rotate"], by["scale"], by["noise"], by["offset"]):
         np.testing.assert_array_equal(people[..., 2], still[..., 2])
 
 

@@ -1,5 +1,6 @@
 """Training loop, metrics and checkpoints on a set so small that the outcome is certain."""
 
+import copy
 import dataclasses
 import itertools
 import json
@@ -96,6 +97,45 @@ def test_resuming_from_a_checkpoint_gives_the_uninterrupted_losses(tmp_path, nam
         assert resumed["val_loss"] == pytest.approx(row["val_loss"], abs=1e-6)
 
 
+def test_in_float16_the_scale_of_the_loss_is_resumed_too(tmp_path):
+    """It falls where gradients overflow: who began with the first one again would leave out steps."""
+    config = dataclasses.replace(TINY, epochs=2)
+
+    def linear(seed=0):  # convolutions in float16 take a CPU seconds
+        torch.manual_seed(seed)
+        model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(17 * 4 * 12 * 12, 2))
+        return model, training.make_optimizer(model, config.optim)
+
+    def scaler(scale=2.0**22):  # with which the first gradients overflow
+        made = training.loss_scaler(torch.float16)
+        made.load_state_dict({**made.state_dict(), "scale": scale})
+        return made
+
+    def fit_16(model, optimizer, scaler, **options):
+        options |= {"dtype": torch.float16, "scaler": scaler}
+        return training.fit(model, optimizer, config, COCO17, batches, None, steps=12, **options)
+
+    _, whole = fit_16(*linear(), scaler())
+    (model, optimizer), used = linear(), scaler()
+    next(fit_16(model, optimizer, used))
+    assert used.get_scale() < 2**22
+    state = Checkpoint(config, ("up", "down"), "coco17", model.state_dict(), checkpoints.pack_optimizer(optimizer),
+                       epoch=1, scaler=used.state_dict())  # fmt: skip
+    checkpoints.save(state, str(tmp_path / "last.safetensors"))
+    back = checkpoints.load(str(tmp_path / "last.safetensors"))
+    losses = []
+    for kept in (back.scaler, scaler().state_dict()):
+        model, optimizer = linear(seed=5)
+        model.load_state_dict(back.weights)
+        checkpoints.unpack_optimizer(optimizer, back.optimizer)
+        resumed = scaler(1.0)
+        resumed.load_state_dict(kept)
+        (row,) = fit_16(model, optimizer, resumed, first_epoch=1)
+        losses.append(row["train_loss"])
+    assert losses[0] == pytest.approx(whole["train_loss"], abs=1e-6)
+    assert abs(losses[1] - whole["train_loss"]) > 1e-4
+
+
 def test_a_feed_that_ends_early_is_an_error():
     with pytest.raises(RuntimeError, match="ended after 12 of 13 steps"):
         next(training.fit(*start(), TINY, COCO17, batches, None, steps=13))
@@ -134,11 +174,11 @@ def test_drops_of_the_learning_rate_by_hand():
 
 def test_class_weights_by_hand():
     labels = np.repeat([0, 1, 3], [6, 3, 1])
-    np.testing.assert_allclose(training.class_weights(labels, 4, 0), 1)
-    weights = training.class_weights(labels, 4, 1)
+    np.testing.assert_allclose(training.weigh_classes(labels, 4, 0), 1)
+    weights = training.weigh_classes(labels, 4, 1)
     np.testing.assert_allclose(weights, [10 / 18, 10 / 9, 1, 10 / 3])
     np.testing.assert_allclose(weights[[0, 1, 3]] * [6, 3, 1], 10 / 3)  # every class counts the same
-    half = training.class_weights(labels, 4, 0.5)
+    half = training.weigh_classes(labels, 4, 0.5)
     np.testing.assert_allclose(half[0] / half[3], 6**-0.5)
     assert half[labels].mean() == pytest.approx(1)
 
@@ -198,6 +238,41 @@ def test_a_checkpoint_holds_all_it_takes(tmp_path):
     for name, tensor in back.model().state_dict().items():
         torch.testing.assert_close(tensor, model.state_dict()[name])
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def metadata(path):
+    """What a checkpoint says of itself, read as other programs read JSON: without Infinity and NaN."""
+    with safetensors.safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["posec3d"], parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_a_checkpoint_before_any_validation_is_valid_json(tmp_path):
+    """With --val-every nothing is known of the first epochs; older files say -Infinity there."""
+    path = str(tmp_path / "last.safetensors")
+    state = Checkpoint(TINY, ("up", "down"), "coco17", {"x": torch.zeros(1)})
+    checkpoints.save(state, path)
+    assert metadata(path)["best"] is None and checkpoints.load(path).best == -np.inf
+    checkpoints.save(dataclasses.replace(state, best=-0.5), path)
+    assert metadata(path)["best"] == checkpoints.load(path).best == -0.5
+    old = {**metadata(path), "best": -np.inf}
+    old.pop("scaler")
+    safetensors.torch.save_file({"model.x": torch.zeros(1)}, path, {"posec3d": json.dumps(old)})
+    assert checkpoints.load(path).best == -np.inf and checkpoints.load(path).scaler == {}
+
+
+def test_a_config_without_a_crop_and_one_from_before_come_back(tmp_path):
+    path = str(tmp_path / "best.safetensors")
+    config = dataclasses.replace(TINY, clip=dataclasses.replace(TINY.clip, padding=None))
+    checkpoints.save(Checkpoint(config, ("up", "down"), "coco17", {"x": torch.zeros(1)}), path)
+    meta = metadata(path)
+    assert meta["config"]["clip"]["padding"] is None and checkpoints.load(path).config == config
+    meta["config"]["clip"]["padding"] = 0.5
+    safetensors.torch.save_file({"model.x": torch.zeros(1)}, path, {"posec3d": json.dumps(meta)})
+    assert checkpoints.load(path).config.clip.padding == 0.5
+    meta["config"]["clip"]["padding"] = -1
+    safetensors.torch.save_file({"model.x": torch.zeros(1)}, path, {"posec3d": json.dumps(meta)})
+    with pytest.raises(ValueError, match=r"clip\.padding must be >= 0, or None"):
+        checkpoints.load(path)
 
 
 def test_a_foreign_file_is_refused(tmp_path):
@@ -286,10 +361,18 @@ def test_losses_and_fusion_of_two_heads_by_hand():
     np.testing.assert_allclose(said[:, 0], (rgb + 3 * pose) / 4, rtol=1e-6)
 
 
+def test_fusion_weights_of_two_heads_mean_nothing_to_one():
+    config = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, fusion=(0, 1)))
+    model, _ = start(config)
+    assert np.isfinite(training.predict(model, next(batches()), config, COCO17)).all()
+    with pytest.raises(ValueError, match=r"optim\.heads must be two weights >= 0, one of them positive"):
+        OptimConfig(heads=(0, 0))
+
+
 def test_frames_are_normalised_as_published_and_keep_their_layout():
     rgb = np.zeros((2, 3, 4, 5, 3), np.uint8)
     rgb[..., 0] = 255
-    frames = training._normalised(rgb, "cpu")
+    frames = training.normalised(rgb)
     assert frames.shape == (2, 3, 3, 4, 5) and frames.is_contiguous(memory_format=torch.channels_last_3d)
     np.testing.assert_allclose(frames[0, :, 0, 0, 0], [(255 - 123.675) / 58.395, -116.28 / 57.12, -103.53 / 57.375])
 
@@ -316,6 +399,7 @@ def test_a_graph_network_trains_by_the_same_loop(name):
         ("stgcn++", ClipConfig(), r"stgcn\+\+ wants clip\.space frame or body, got volume"),
         ("pose-slowonly", ClipConfig(space="frame"), r"pose-slowonly wants clip\.space volume, got frame"),
         ("msg3d", ClipConfig(space="frame"), r"set clip\.persons"),
+        ("stgcn++", ClipConfig(space="frame"), r"set clip\.persons"),
     ],
 )
 def test_a_model_and_clips_that_do_not_fit_are_refused(name, clip, message):
@@ -384,3 +468,101 @@ def test_volumes_drawn_elsewhere_train_as_those_drawn_here():
     for a, b in zip(here, there, strict=True):  # 8 bits a pixel are not 32
         assert b["train_loss"] == pytest.approx(a["train_loss"], abs=0.02)
         assert b["val_top1"] == pytest.approx(a["val_top1"], abs=0.1)
+
+
+def linear(config, steps=5, **options):
+    """Train a plain linear model on people; its weights before every step, as they are seen, and the rows."""
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(6, 2))
+    torch.nn.init.constant_(model[1].weight, 0.1)
+    torch.nn.init.zeros_(model[1].bias)
+    people = torch.randn(8 * steps, 1, 1, 2, 3, generator=torch.Generator().manual_seed(2))
+    feed = [{"people": people[i::steps], "label": np.arange(8) % 2} for i in range(steps)]
+    averaged = copy.deepcopy(model) if config.optim.ema else None
+    seen = []
+    model.register_forward_pre_hook(lambda layer, given: seen.append(layer[1].weight.detach().clone()))
+    rows = list(
+        training.fit(
+            model, training.make_optimizer(model, config.optim), config, COCO17, lambda epoch: feed,
+            lambda: feed[:1], steps=steps, averaged=averaged, **options,
+        )
+    )  # fmt: skip
+    return model, averaged, seen, rows
+
+
+PLAIN = dataclasses.replace(TINY, optim=OptimConfig(lr=0.3, label_smoothing=0.1), epochs=2)
+
+
+@pytest.mark.parametrize("parts", [2, 3, 8])
+def test_a_batch_in_parts_takes_the_same_steps(parts):
+    whole, _, _, rows = linear(PLAIN)
+    in_parts, _, seen, part_rows = linear(PLAIN, accumulate=parts)
+    assert len(seen) > 2 * 5 * parts - 1
+    torch.testing.assert_close(in_parts.state_dict(), whole.state_dict(), atol=1e-6, rtol=1e-6)
+    assert [row["train_loss"] for row in part_rows] == pytest.approx([row["train_loss"] for row in rows], abs=1e-6)
+
+
+def test_workers_of_unequal_batches_together_take_the_step_of_one():
+    """Gradients are averaged over workers: of 5 and 3 clips, each weighted by its portion, that of all 8."""
+    people = torch.randn(8, 1, 1, 2, 3, generator=torch.Generator().manual_seed(4))
+    label = np.arange(8) % 2
+    moved = []
+    for part, portion in ((slice(None), 1.0), (slice(5), 5 * 2 / 8), (slice(5, 8), 3 * 2 / 8)):
+        model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(6, 2))
+        torch.nn.init.constant_(model[1].weight, 0.1)
+        torch.nn.init.zeros_(model[1].bias)
+        config = dataclasses.replace(TINY, optim=OptimConfig(lr=0.3, momentum=0, weight_decay=0), epochs=1)
+        batch = {"people": people[part], "label": label[part]}
+        optimizer = training.make_optimizer(model, config.optim)
+        list(training.fit(model, optimizer, config, COCO17, lambda _, b=batch: [b], None, steps=1, portion=portion))
+        moved.append(model[1].weight.detach() - 0.1)
+    torch.testing.assert_close((moved[1] + moved[2]) / 2, moved[0])
+
+
+def test_averaged_weights_by_hand():
+    config = dataclasses.replace(PLAIN, optim=dataclasses.replace(PLAIN.optim, ema=0.4))
+    model, averaged, seen, rows = linear(config, val_every=2)
+    after = [*seen[1:], model[1].weight.detach()]  # each step's: validation looks at the average, not at the model
+    expected = seen[0].double()
+    for step, weight in enumerate(after):
+        decay = min(0.4, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * weight.double()
+    torch.testing.assert_close(averaged[1].weight.detach().double(), expected, atol=1e-6, rtol=1e-5)
+    assert len(after) == 10
+    assert "val_loss" in rows[1]
+    assert "val_loss" not in rows[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_loss_that_is_none_is_the_learning_rates(dtype):
+    """In bfloat16 it must not be taken for gradients that a CPU got wrong."""
+    config = dataclasses.replace(PLAIN, optim=dataclasses.replace(PLAIN.optim, lr=3e38))
+    with pytest.raises(training.Diverged, match=r"epoch 1: the loss is (nan|inf); lower optim\.lr \(now 3e\+38\)"):
+        linear(config, dtype=dtype)
+
+
+def test_validation_is_in_float32_whatever_training_is():
+    """In bfloat16 a logit has 8 bits."""
+    model, _, _, rows = linear(PLAIN, dtype=torch.bfloat16)
+    first = torch.randn(40, 1, 1, 2, 3, generator=torch.Generator().manual_seed(2))[::5]
+    loss = torch.nn.functional.cross_entropy(model(first).double(), torch.arange(8) % 2)
+    assert rows[-1]["val_loss"] == pytest.approx(loss.item(), abs=1e-6)
+
+
+def test_metrics_of_epochs_without_validation_lie_beside_the_others(tmp_path):
+    from jobs._trainer import append_metrics, read_metrics
+
+    uri = str(tmp_path / "metrics.csv")
+    rows = [{"epoch": 1.0, "lr": 2.0}, {"epoch": 2.0, "lr": 1.0, "val_top1": 0.5}, {"epoch": 3.0, "lr": 0.0}]
+    for row in rows:
+        append_metrics(uri, row)
+    assert read_metrics(uri) == rows
+
+
+@pytest.mark.parametrize("parts", [2, 8])
+def test_class_weights_are_the_same_in_parts(parts):
+    """Alone in its part a clip must count by its class, too."""
+    whole, *_ = linear(PLAIN, class_weights=np.array([1.6, 0.4]))
+    alike, *_ = linear(PLAIN)
+    in_parts, *_ = linear(PLAIN, class_weights=np.array([1.6, 0.4]), accumulate=parts)
+    torch.testing.assert_close(in_parts.state_dict(), whole.state_dict(), atol=1e-6, rtol=1e-6)
+    assert (whole[1].weight - alike[1].weight).abs().max() > 1e-2

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 
-from posec3d.video import Segment, VideoError, open_video, segments, write_video
+from posec3d.video import Segment, VideoError, open_video, segments, start_of, write_video
 
 LEVELS = [12 * i for i in range(20)]
 """Grey level of each frame of `grey`: they tell frames apart after lossy coding."""
@@ -396,6 +396,27 @@ def test_a_video_that_is_not_faster_keeps_its_own_frames(numbered):
         assert slow.info.fps == pytest.approx(25 * 99 / VARIABLE[-1], rel=0.05) and fast.info.fps == 2
     assert read(path, fps=25) == read(path)
     assert segments(path, 3, fps=25) == segments(path, 3)
+
+
+@pytest.mark.parametrize("name", NUMBERED)
+@pytest.mark.parametrize("fps", [None, 7])
+def test_reading_starts_at_any_frame(numbered, name, fps):
+    path = numbered(name)
+    whole = read(path, fps=fps)
+    for number in (0, 1, len(whole) // 2, len(whole) - 1):
+        assert read(path, start_s=start_of(path, number, fps), fps=fps) == whole[number:]
+
+
+def test_a_frame_past_the_end_and_a_file_replaced_are_noticed(numbered, tmp_path):
+    path = tmp_path / "a.mp4"
+    path.write_bytes(numbered("b-frames.mp4").read_bytes())
+    assert start_of(path, 99) == pytest.approx(99 / 25)
+    with pytest.raises(ValueError, match=r"a\.mp4 has 100 frames, no frame 100"):
+        start_of(path, 100)
+    path.write_bytes(numbered("variable.mp4").read_bytes())
+    assert start_of(path, 99) == pytest.approx(VARIABLE[99] / 25)
+    with pytest.raises(VideoError, match="no such file"):
+        start_of(tmp_path / "b.mp4", 1)
 
 
 def test_pieces_are_equal_and_a_short_rest_joins_the_one_before(numbered):

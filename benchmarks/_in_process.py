@@ -1,0 +1,130 @@
+"""A run of benchmarks.accuracy in this process, for machines without Ray: what the jobs do with one worker.
+
+The loop, batches, seeds, checkpoints and tests are those of `posec3d`, as the jobs use them; a test holds both to the
+same weights. Needs torch, numpy, pyarrow, fsspec, pydantic and safetensors, and scipy for importing .mat files.
+"""
+
+import copy
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from posec3d import checkpoint as checkpoints
+from posec3d import feed, metrics, speed, training
+from posec3d import table as tables
+from posec3d.annotations import Options, open_annotations
+from posec3d.annotations.to_table import import_clips
+from posec3d.checkpoint import Checkpoint
+from posec3d.config import TrainConfig
+from posec3d.recognizer import Recognizer
+from posec3d.skeletons import skeleton
+from posec3d.storage import exists, write_whole
+
+BATCH = 8  # clips a model looks at together, as in jobs.evaluate
+
+
+def import_poses(name: str, source: str, table: str) -> None:
+    """As jobs.import_poses without flags."""
+    import_clips(open_annotations(name, source, Options()), table)
+
+
+def train(
+    config: TrainConfig, table: str, split: str, out: str, *, device: str = "cpu", precision: speed.Precision = "auto"
+) -> dict[str, float]:
+    """As jobs.train with one worker and --val-split None: goes on from last.safetensors, ends with best.safetensors.
+
+    Returns:
+        Metrics of the last epoch, and total_seconds of all.
+    """
+    torch.manual_seed(config.seed)
+    chosen = feed.index(table, split, **feed.index_options(config.clip))
+    numbers = tables.summary(table)["labels"]
+    labels = tuple(numbers.get(i, str(i)) for i in range(max(numbers) + 1))
+    model = checkpoints.build_model(config, chosen.skeleton, len(labels)).to(device)
+    averaged = copy.deepcopy(model) if config.optim.ema else None
+    optimizer = training.make_optimizer(model, config.optim)
+    done, found = 0, {"total_seconds": 0.0}
+    if exists(f"{out}/last.safetensors"):
+        last = checkpoints.load(f"{out}/last.safetensors")
+        model.load_state_dict(last.trained or last.weights)
+        if averaged is not None:
+            averaged.load_state_dict(last.weights)
+        checkpoints.unpack_optimizer(optimizer, last.optimizer)
+        done, found = last.epoch, {"total_seconds": 0.0, **last.metrics}
+
+    def batches(epoch: int) -> Iterable[training.Batch]:
+        torch.manual_seed(config.seed * 100_003 + epoch * 1009)
+        return feed.training_batches(
+            chosen,
+            config.clip,
+            config.batch,
+            seed=config.seed,
+            epoch=epoch,
+            repeat=config.repeat,
+            balanced=config.balanced,
+        )
+
+    counts = np.concatenate([unit.labels for unit in chosen.units])
+    for epoch_metrics in training.fit(
+        model,
+        optimizer,
+        config,
+        skeleton(chosen.skeleton),
+        batches,
+        None,
+        steps=chosen.clips * config.repeat // config.batch,
+        first_epoch=done,
+        class_weights=training.weigh_classes(counts, len(labels), config.optim.class_weight),
+        device=device,
+        dtype=speed.resolve(precision, device),
+        averaged=averaged,
+    ):
+        found = {**epoch_metrics, "total_seconds": found["total_seconds"] + epoch_metrics["seconds"]}
+        data = checkpoints.dumps(
+            Checkpoint(
+                config=config,
+                labels=labels,
+                skeleton=chosen.skeleton,
+                weights=(averaged or model).state_dict(),
+                trained=model.state_dict() if averaged is not None else {},
+                optimizer=checkpoints.pack_optimizer(optimizer),
+                epoch=int(found["epoch"]),
+                metrics=found,
+            )
+        )
+        write_whole(f"{out}/best.safetensors", data)
+        write_whole(f"{out}/last.safetensors", data)
+        now = (found[name] for name in ("epoch", "train_loss", "train_top1", "seconds"))
+        print("  epoch {:.0f}: loss {:.3f}, train top-1 {:.3f}, {:.0f} s".format(*now), flush=True)
+    return found
+
+
+def evaluate(
+    runs: Sequence[str], table: str, split: str, clips: int, *, device: str = "cpu"
+) -> tuple[dict[str, Any], list[tuple[str, str, str]]]:
+    """As jobs.evaluate: the mean of the runs' scores on a split.
+
+    Returns:
+        Its metrics, and clip_id, label and prediction of each clip.
+    """
+    parts = []
+    for run in runs:
+        recognizer = Recognizer(checkpoints.load(run), device)
+        wanted = feed.index_options(recognizer.config.clip)
+        chosen = feed.index(table, split, need_people=False, skeleton=recognizer.skeleton.name, **wanted)
+        rows: dict[str, tuple[int, np.ndarray]] = {}
+        for group in feed.testing_groups(chosen, piece=BATCH):
+            samples = feed.testing_samples(group, chosen, recognizer.config.clip, num_clips=clips)
+            scores = recognizer.scores(samples)
+            rows |= {
+                i: (int(label), score)
+                for i, label, score in zip(samples["clip_id"], samples["label"], scores, strict=True)
+            }
+        parts.append(rows)
+    ids, names = sorted(parts[0]), recognizer.labels
+    labels = np.array([parts[0][i][0] for i in ids])
+    fused = np.mean([[part[i][1] for i in ids] for part in parts], 0)
+    said = [(str(i), names[a], names[b]) for i, a, b in zip(ids, labels, fused.argmax(1), strict=True)]
+    return metrics.evaluate(fused, labels, names), said

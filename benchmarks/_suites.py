@@ -1,0 +1,551 @@
+"""Suites of benchmarks.accuracy: which runs are made of the data sets, the most informative first."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks._data import ESTIMATORS, GROUPS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One result: a model that is trained and tested, or a test of models that other runs train."""
+
+    name: str
+    """Suite/run: its JSON file, and its folder below runs/accuracy."""
+    row: str
+    """The line of a table that it belongs to, with other seeds and folds."""
+    data: str
+    """One of `DATA`."""
+    test: str
+    """Split it is tested on, once, at the end."""
+    train: str | None = None
+    """Split it learns from; None trains nothing."""
+    preset: str = ""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """What differs from the preset, by dotted name."""
+    flags: Mapping[str, str] = field(default_factory=dict)
+    """Of jobs.train beside the config."""
+    seed: int = 0
+    fold: str = ""
+    best_of: tuple[str, ...] = ()
+    """Runs on held-out training clips: the preset, fields and flags are those of the best, but for `fields`."""
+    models: tuple[str, ...] = ()
+    """Runs whose models are tested here: several are fused, scores averaged."""
+    init: tuple[str, ...] = ()
+    """Runs whose weights it starts from, RGB and pose."""
+    watch: str | None = None
+    """Split it is validated on after each epoch, to see and not to choose by."""
+    perturb: tuple[str, float] | None = None
+    """What is done to the test clips first: `benchmarks._perturb`."""
+    clips: tuple[int, ...] = (10, 1)
+    """Test clips a row, for each test."""
+    gpu: bool = False
+    """Full size, for a GPU."""
+    minutes: float = 0
+    """Expected, on 2 cores or on a GPU."""
+    asks: str = ""
+    """What it answers."""
+
+    def declared(self) -> dict[str, Any]:
+        """What decides its result, as it is kept beside it: a result of another recipe is none of this run."""
+        of = {name: getattr(self, name) for name in ("data", "train", "test", "preset", "fields", "flags", "seed")}
+        more = {
+            name: getattr(self, name)
+            for name in ("best_of", "models", "init", "watch", "perturb")
+            if getattr(self, name)
+        }
+        return {**of, **more}
+
+
+FAST = {"precision": "bfloat16"}
+"""Two to three times as fast on a CPU with AVX512-BF16; on others it is slow, and comes to about the same."""
+
+FULL = {"batch": 32, "optim.lr": 0.05}
+"""The published recipe, 240 passes, with a batch for small sets and its learning rate."""
+
+BODIES = {"clip.offset": 0.7, "clip.share": 0.75}
+AUGMENT = {**BODIES, "clip.rotate": 15.0, "clip.scale": 0.2, "clip.noise": 0.3, "clip.drop": 0.05}
+"""Chosen in the suite recipe."""
+# UTD-MHAD: swipes to the left and to the right are classes, so nothing is flipped. 240 passes over the clips.
+UTD_CNN = {"epochs": 24, "repeat": 10, "clip.length": 16, "clip.flip": 0.0, **AUGMENT}
+# As published: 80 passes, and a person by itself.
+UTD_GCN = {"epochs": 16, "repeat": 5, "batch": 16, "clip.persons": 1}
+KINDS = ("joint", "limb")
+RATES = (0.1, 0.03, 0.01)
+"""Of the graph networks; published is 0.1 for a batch of 128, which is 0.0125 for one of 16."""
+SUBJECTS = "subject1,subject3,subject5"
+"""Of UTD-MHAD's training subjects."""
+HELD_OUT = "subject7"
+"""The fourth, which choices are made on."""
+
+
+def _peers(name: str, title: str, preset: str, minutes: float, chosen: float, *, gpu: bool = False) -> list[Run]:
+    """A graph network on UTD-MHAD: the best of three learning rates on a held-out subject, then three seeds.
+
+    Two cores take more than an hour for MS-G3D (gpu).
+    """
+    rates = [
+        Run(
+            name=f"utd-mhad/choose-{name}-lr{rate}",
+            row=f"{title}, learning rate {rate}",
+            data="utd-mhad",
+            train=SUBJECTS,
+            test=HELD_OUT,
+            preset=preset,
+            fields={**UTD_GCN, "epochs": 8, "optim.lr": rate},
+            clips=(1,),
+            gpu=gpu,
+            minutes=chosen,
+            asks="which learning rate, on a held-out training subject",
+        )
+        for rate in RATES
+    ]
+    return rates + [
+        Run(
+            name=f"utd-mhad/{name}-s{seed}",
+            row=title,
+            data="utd-mhad",
+            train="train",
+            test="test",
+            seed=seed,
+            fields=UTD_GCN,
+            best_of=tuple(run.name for run in rates),
+            gpu=gpu,
+            minutes=minutes,
+            asks="the published peer, on the same clips",
+        )
+        for seed in range(3)
+    ]
+
+
+def _utd_mhad() -> list[Run]:
+    def cnn(kind: str, seed: int) -> Run:
+        return Run(
+            name=f"utd-mhad/{kind}-s{seed}",
+            row=f"3D-CNN, {kind}s",
+            data="utd-mhad",
+            train="train",
+            test="test",
+            preset="ut-interaction",
+            fields={**UTD_CNN, "heatmap.kind": kind},
+            flags=FAST,
+            seed=seed,
+            minutes=50,
+            asks="heatmaps and a light 3D-CNN",
+        )
+
+    def both(seed: int, full: str = "") -> Run:
+        return Run(
+            name=f"utd-mhad/{full}both-s{seed}",
+            row="3D-CNN, joints and limbs" + (", full size" if full else ""),
+            data="utd-mhad",
+            test="test",
+            seed=seed,
+            models=tuple(f"utd-mhad/{full}{kind}-s{seed}" for kind in KINDS),
+            gpu=bool(full),
+            minutes=2,
+            asks="late fusion of joints and limbs",
+        )
+
+    def full(kind: str, seed: int) -> Run:
+        return Run(
+            name=f"utd-mhad/full-{kind}-s{seed}",
+            row=f"3D-CNN, {kind}s, full size",
+            data="utd-mhad",
+            train="train",
+            test="test",
+            preset=f"ntu60-{kind}",
+            fields={**FULL, "clip.flip": 0.0},
+            seed=seed,
+            gpu=True,
+            minutes=4,
+            asks="the published network and recipe; learning rate by batch",
+        )
+
+    stgcn = _peers("stgcn++", "ST-GCN++", "ntu60-stgcn++", 55, 20)
+    msg3d = _peers("msg3d", "MS-G3D", "ntu60-msg3d", 3, 1, gpu=True)
+    return [
+        *(cnn("joint", 0), cnn("limb", 0), both(0)),
+        *stgcn[:4],
+        *(run for seed in (1, 2) for run in (cnn("joint", seed), cnn("limb", seed), both(seed), stgcn[3 + seed])),
+        *(run for seed in range(3) for run in (full("joint", seed), full("limb", seed), both(seed, "full-"))),
+        *msg3d,
+    ]
+
+
+def _folds(
+    suite: str, parts: Sequence[tuple[str, str, str]], fields: Mapping[str, Any], minutes: float, *, persons: int = 1
+) -> list[Run]:
+    """Joints, limbs, both and ST-GCN++ in every fold, seed by seed; parts are a fold, its training and test split."""
+
+    def of(seed: int, name: str, row: str, fused: Sequence[str] = (), **recipe: Any) -> list[Run]:
+        runs = []
+        for fold, train, test in parts:
+            end = f"{fold and '-' + fold}-s{seed}"
+            runs.append(
+                Run(
+                    name=f"{suite}/{name}{end}",
+                    row=row,
+                    data=suite,
+                    train=None if fused else train,
+                    test=test,
+                    seed=seed,
+                    fold=fold,
+                    models=tuple(f"{suite}/{kind}{end}" for kind in fused),
+                    **recipe,
+                )
+            )
+        return runs
+
+    light: dict[str, Any] = {
+        "preset": "ut-interaction",
+        "flags": FAST,
+        "minutes": minutes,
+        "asks": "heatmaps and a light 3D-CNN",
+    }
+    alike: dict[str, Any] = {
+        "epochs": fields["epochs"],
+        "repeat": fields["repeat"],
+        "batch": 16,
+        "clip.persons": persons,
+    }
+    runs: list[Run] = []
+    for seed in range(3):
+        for kind in KINDS:
+            runs += of(seed, kind, f"3D-CNN, {kind}s", fields={**fields, "heatmap.kind": kind}, **light)
+        asks = "late fusion of joints and limbs"
+        runs += of(seed, "both", "3D-CNN, joints and limbs", KINDS, minutes=1, asks=asks)
+        asks = "the published peer; its learning rate is that of UTD-MHAD"
+        best = tuple(f"utd-mhad/choose-stgcn++-lr{rate}" for rate in RATES)
+        runs += of(seed, "stgcn++", "ST-GCN++", fields=alike, best_of=best, minutes=2 * minutes, asks=asks)
+        published: dict[str, Any] = {
+            "fields": FULL,
+            "gpu": True,
+            "minutes": minutes / 10,
+            "asks": "the published recipe",
+        }
+        for kind in KINDS:
+            runs += of(seed, f"full-{kind}", f"3D-CNN, {kind}s, full size", preset=f"ntu60-{kind}", **published)
+        asks = "late fusion of joints and limbs"
+        fused = [f"full-{kind}" for kind in KINDS]
+        runs += of(seed, "full-both", "3D-CNN, joints and limbs, full size", fused, gpu=True, minutes=0.2, asks=asks)
+    return runs
+
+
+def _others(names: Sequence[str], one: str) -> str:
+    return ",".join(name for name in names if name != one)
+
+
+def _sbu() -> list[Run]:
+    folds = [f"fold{i}" for i in range(1, 6)]
+    # Half of the clips have less than 24 frames.
+    fields = {"epochs": 24, "repeat": 5, "clip.length": 16, **AUGMENT}
+    return _folds("sbu", [(fold, _others(folds, fold), fold) for fold in folds], fields, 13, persons=2)
+
+
+def _penn_action() -> list[Run]:
+    fields = {"epochs": 20, "repeat": 3, "clip.length": 16, **AUGMENT}
+    return _folds("penn-action", [("", "train", "test")], fields, 36)
+
+
+def _jhmdb14() -> list[Run]:
+    fields = {"epochs": 16, "repeat": 10, "clip.length": 16, **AUGMENT}
+    return _folds("jhmdb14", [(f"split{i}", f"split{i}_train", f"split{i}_test") for i in (1, 2, 3)], fields, 33)
+
+
+def _ut_interaction() -> list[Run]:
+    parts = []
+    for number, first in ((1, 1), (2, 11)):
+        sequences = [f"set{number}_seq{i:02d}" for i in range(first, first + 10)]
+        parts += [(one.replace("_", "-"), _others(sequences, one), one) for one in sequences]
+    fields = {"epochs": 16, "repeat": 20, "clip.length": 16, "clip.persons": 2, **AUGMENT}
+    return _folds("ut-interaction", parts, fields, 8, persons=2)
+
+
+def _persons() -> list[Run]:
+    """Claim d: groups of people who do the same thing; the graph network is given all of them."""
+    best = tuple(f"utd-mhad/choose-stgcn++-lr{rate}" for rate in RATES)
+    cnn = {**UTD_CNN, "heatmap.kind": "joint", "clip.size": 48, "clip.test_size": 54, "repeat": 4}
+    return [
+        run
+        for people in GROUPS
+        for run in (
+            Run(
+                name=f"persons/joint-{people}-s0",
+                row="3D-CNN, joints",
+                data=f"groups-{people}",
+                train="train",
+                test="test",
+                preset="ut-interaction",
+                fields={**cnn, "clip.persons": people},
+                flags=FAST,
+                minutes=25,
+                asks=f"claim d: groups of {people}, one volume for all",
+            ),
+            Run(
+                name=f"persons/stgcn++-{people}-s0",
+                row="ST-GCN++",
+                data=f"groups-{people}",
+                train="train",
+                test="test",
+                fields={**UTD_GCN, "epochs": 12, "clip.length": 20, "clip.persons": people},
+                best_of=best,
+                minutes=6 * people,
+                # Two cores take more than an hour for 13.
+                gpu=people > 2,
+                asks=f"claim d: groups of {people}, a graph each",
+            ),
+        )
+    ]
+
+
+def _estimators() -> list[Run]:
+    """Claim c: two pose estimators, each to train on and to test on, in both families; set 1 against set 2."""
+    families: dict[str, tuple[str, dict[str, Any]]] = {
+        "joint": (
+            "3D-CNN, joints",
+            {
+                "preset": "ut-interaction",
+                "fields": {"epochs": 16, "repeat": 20, "clip.length": 16, "clip.persons": 2, **AUGMENT},
+                "flags": FAST,
+                "minutes": 9,
+            },
+        ),
+        "stgcn++": (
+            "ST-GCN++",
+            {
+                "fields": {"epochs": 16, "repeat": 20, "batch": 16, "clip.persons": 2},
+                "best_of": tuple(f"utd-mhad/choose-stgcn++-lr{rate}" for rate in RATES),
+                "minutes": 12,
+            },
+        ),
+    }
+    runs = []
+    for kind, (family, recipe) in families.items():
+        for learnt in ESTIMATORS:
+            model = f"estimators/{kind}-{ESTIMATORS[learnt]}-s0"
+            for seen in ESTIMATORS:
+                own = seen == learnt
+                runs.append(
+                    Run(
+                        name=model if own else f"{model}-on-{ESTIMATORS[seen]}",
+                        row=f"{family}, trained on {ESTIMATORS[learnt]}",
+                        data=seen,
+                        test="set2",
+                        asks="claim c: the same videos, poses of a strong and a weak estimator",
+                        **({"train": "set1", **recipe} if own else {"models": (model,), "minutes": 1}),
+                    )
+                )
+    # A model first, then its test on the other's poses.
+    return sorted(runs, key=lambda run: bool(run.models))
+
+
+MOVED = "joints moved for a whole clip, stretches of three quarters and more"
+IDEAS: dict[str, tuple[str, dict[str, Any]]] = {
+    "as-it-is": ("as it is", {}),
+    "bodies": (MOVED, BODIES),
+    "augment": (f"{MOVED}, rotation 15, scaling 0.2, noise 0.3, a twentieth of the joints lost", AUGMENT),
+    "mixup": ("mixup 0.2", {"optim.mixup": 0.2}),
+    "frames32": ("32 frames, half the passes", {"clip.length": 32, "epochs": 12}),
+    "sigma0.6": ("sigma 0.6, as published", {"heatmap.sigma": 0.6}),
+    "size48": ("48 x 48 pixels, half the passes", {"clip.size": 48, "clip.test_size": 54, "epochs": 12}),
+    "dropout0.2": ("dropout 0.2", {"model.dropout": 0.2}),
+    "lr0.001": ("learning rate 0.001", {"optim.lr": 0.001}),
+    "sgd": ("SGD 0.1", {"optim.name": "sgd", "optim.lr": 0.1, "optim.weight_decay": 3e-4}),
+}
+
+
+def _recipe() -> list[Run]:
+    """Ideas for the 3D-CNN's recipe on UTD-MHAD, by a held-out training subject, about alike in cost: 120 passes."""
+    base = {
+        "epochs": 24, "repeat": 5, "clip.length": 16, "clip.flip": 0.0, "clip.rotate": 10.0, "clip.scale": 0.1,
+        "heatmap.kind": "joint",
+    }  # fmt: skip
+    return [
+        Run(
+            name=f"recipe/{name}",
+            row=title,
+            data="utd-mhad",
+            train=SUBJECTS,
+            test=HELD_OUT,
+            preset="ut-interaction",
+            fields={**base, **fields},
+            flags=FAST,
+            clips=(1, 10),
+            minutes=20,
+            asks="an idea for the recipe, on a held-out training subject",
+        )
+        for name, (title, fields) in IDEAS.items()
+    ]
+
+
+DROPS = (0.0, 0.125, 0.25, 0.5, 1.0)
+JITTERS = (0.01, 0.02, 0.05, 0.1)
+
+
+def _robustness() -> list[Run]:
+    """Claim b: what trained models make of worse poses."""
+    models = {
+        "3D-CNN, joints": "utd-mhad/joint-s0",
+        "3D-CNN, limbs": "utd-mhad/limb-s0",
+        "ST-GCN++": "utd-mhad/stgcn++-s0",
+    }
+    return [
+        Run(
+            name=f"robustness/{model.split('/')[1]}-{kind}{amount:g}",
+            row=row,
+            data="utd-mhad",
+            test="test",
+            models=(model,),
+            perturb=(kind, amount),
+            clips=(1,),
+            minutes=1,
+            asks="claim b: one limb joint of a frame lost, or all joints moved",
+        )
+        for kind, amounts in (("drop", DROPS), ("jitter", JITTERS))
+        for amount in amounts
+        for row, model in models.items()
+    ]
+
+
+def _occlusion() -> list[Run]:
+    """Claim b on real occlusions: models that learnt with Penn Action's flags, given the annotators' guesses too."""
+    return [
+        Run(
+            name=f"occlusion/{model}-guess",
+            row=row,
+            data="penn-action",
+            test="test",
+            models=(f"penn-action/{model}",),
+            perturb=("guess", 1.0),
+            minutes=2,
+            asks="claim b: joints marked invisible are shown where the annotator guessed them",
+        )
+        for model, row in (("joint-s0", "3D-CNN, joints"), ("limb-s0", "3D-CNN, limbs"), ("stgcn++-s0", "ST-GCN++"))
+    ]
+
+
+def _variants(suite: str, asks: str, variants: Mapping[str, tuple[str, Mapping[str, Any]]]) -> list[Run]:
+    """Joints on UTD-MHAD, with other values of one field: name -> row of the table, fields."""
+    return [
+        Run(
+            name=f"{suite}/{name}-s0",
+            row=row,
+            data="utd-mhad",
+            train="train",
+            test="test",
+            preset="ut-interaction",
+            fields={**UTD_CNN, "heatmap.kind": "joint", **fields},
+            flags=FAST,
+            minutes=50,
+            asks=asks,
+        )
+        for name, (row, fields) in variants.items()
+    ]
+
+
+STRIDES = {"stride2": ("every 2nd frame", {"clip.stride": 2}), "stride1": ("every frame", {"clip.stride": 1})}
+CROPS = {"whole": ("the whole frame", {"clip.padding": None})}
+
+
+def _dimensions() -> list[Run]:
+    """Claim j: 2D against 3D skeletons in the same graph network."""
+    return [
+        Run(
+            name=f"dimensions/stgcn++-3d-s{seed}",
+            row="ST-GCN++, 3D",
+            data="utd-mhad",
+            train="train",
+            test="test",
+            seed=seed,
+            fields={**UTD_GCN, "clip.space": "body"},
+            best_of=tuple(f"utd-mhad/choose-stgcn++-lr{rate}" for rate in RATES),
+            minutes=55,
+            asks="claim j: the same clips and network, joints in 3D",
+        )
+        for seed in range(3)
+    ]
+
+
+LATERALS = {
+    "none": "no lateral connections",
+    "rgb-to-pose": "RGB to pose",
+    "pose-to-rgb": "pose to RGB",
+    "both": "in both directions",
+}
+
+
+def _rgbpose(suite: str, name: str, row: str, asks: str, seed: int, **more: Any) -> Run:
+    """UT-Interaction's frames and poses, set 1 against set 2."""
+    return Run(
+        name=f"{suite}/{name}-s{seed}", row=row, data="ut-interaction", test="set2", seed=seed, asks=asks, **more
+    )
+
+
+def _alone(seed: int) -> tuple[str, str]:
+    """The runs that RGBPose-SlowFast starts from."""
+    return f"rgb/rgb-s{seed}", f"rgb/pose-s{seed}"
+
+
+def _rgb() -> list[Run]:
+    """Claim k: frames, poses, and both, fused late or early."""
+    asks = "claim k: RGB, poses, late fusion, lateral connections"
+    runs = []
+    for seed in range(3):
+        alone: dict[str, Any] = {"asks": asks, "seed": seed, "train": "set1", "minutes": 9}
+        runs += [
+            _rgbpose("rgb", "rgb", "RGB", preset="rgb-light", **alone),
+            _rgbpose("rgb", "pose", "poses", preset="pose-pathway-light", **alone),
+            _rgbpose("rgb", "late", "RGB and poses, late fusion", asks, seed, models=_alone(seed), minutes=1),
+        ]
+        early: dict[str, Any] = {**alone, "preset": "rgbpose-light", "init": _alone(seed)}
+        runs += [
+            _rgbpose("rgb", lateral, f"RGBPose-SlowFast, {said}", fields={"model.lateral": lateral}, **early)
+            for lateral, said in LATERALS.items()
+        ]
+    return runs
+
+
+LOSSES = {"two": ("a loss each", False), "one": ("one loss, of the mean of both scores", True)}
+
+
+def _losses() -> list[Run]:
+    """Claim l: how fast two pathways overfit that learn by one loss, and by a loss each."""
+    return [
+        _rgbpose(
+            "losses",
+            name,
+            f"RGBPose-SlowFast, {said}",
+            "claim l: one loss against two",
+            seed,
+            train="set1",
+            preset="rgbpose-light",
+            fields={"epochs": 12, "optim.joint_loss": joint},
+            init=_alone(seed),
+            watch="set2",
+            minutes=18,
+        )
+        for seed in range(3)
+        for name, (said, joint) in LOSSES.items()
+    ]
+
+
+SUITES: dict[str, list[Run]] = {
+    "utd-mhad": _utd_mhad(),
+    "recipe": _recipe(),
+    "sbu": _sbu(),
+    "penn-action": _penn_action(),
+    "jhmdb14": _jhmdb14(),
+    "ut-interaction": _ut_interaction(),
+    "robustness": _robustness(),
+    "occlusion": _occlusion(),
+    "sampling": _variants("sampling", "claim e: uniform sampling against a fixed stride", STRIDES),
+    "crop": _variants("crop", "claim f: the subject-centred crop against none", CROPS),
+    "persons": _persons(),
+    "estimators": _estimators(),
+    "dimensions": _dimensions(),
+    "rgb": _rgb(),
+    "losses": _losses(),
+}
+RUNS = {run.name: run for runs in SUITES.values() for run in runs}
