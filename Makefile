@@ -18,7 +18,8 @@ test: setup
 	$(SIDE_BY_SIDE)
 
 # Nothing beside tests that end nodes or count seconds. Others train on Ray for minutes, and twice as long on busy cores.
-SLOW := -m slow --timeout 900
+# UNTIL, in Unix time, leaves out what has not begun by then.
+SLOW = -m slow --timeout 900 $(if $(UNTIL),--until $(UNTIL))
 ALONE := tests/pipelines/test_faults.py tests/jobs/test_manners.py
 test-slow: mmpose triton trackers .venv/.docs
 	$(SIDE_BY_SIDE) $(SLOW) $(addprefix --ignore ,$(ALONE))

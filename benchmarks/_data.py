@@ -82,6 +82,7 @@ DATA = {
         source=(
             "jobs.extract", "--videos", "$POSEC3D_DATA/ut_interaction",
             "--labels", "runs/accuracy/tables/ut-interaction.csv", "--frames",
+            "--store", "heatmaps",
         ),
         goal="95 on set 1, 93 on set 2",
         published=(("LSTM-IRN, fused, OpenPose: set 1 / set 2 (its README)", "98.3 / 96.7"),),
@@ -106,5 +107,5 @@ DATA["ut-interaction-weak"] = dataclasses.replace(
     DATA["ut-interaction"],
     title="UT-Interaction, a weaker pose estimator",
     protocol="the same videos through MoveNet Lightning, half the resolution of Thunder",
-    source=(*DATA["ut-interaction"].source[:-1], "--pose", "movenet-lightning"),
+    source=(*(word for word in DATA["ut-interaction"].source if word != "--frames"), "--pose", "movenet-lightning"),
 )

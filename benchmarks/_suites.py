@@ -94,6 +94,7 @@ def _peers(name: str, title: str, preset: str, minutes: float, chosen: float, *,
             test=HELD_OUT,
             preset=preset,
             fields={**UTD_GCN, "epochs": 8, "optim.lr": rate},
+            flags={} if gpu else FAST,
             clips=(1,),
             gpu=gpu,
             minutes=chosen,
@@ -341,6 +342,31 @@ def _estimators() -> list[Run]:
     return sorted(runs, key=lambda run: bool(run.models))
 
 
+MAPS = {"drawn": "Gaussians at the coordinates", "stored": "the network's own heatmaps"}
+
+
+def _heatmaps() -> list[Run]:
+    """Claim i: volumes of coordinates and of stored heatmaps, of a strong and a weak estimator; set 1 against set 2."""
+    # What moves or loses single joints has no equal for stored maps.
+    whole = {name: AUGMENT[name] for name in ("clip.share", "clip.rotate", "clip.scale")}
+    return [
+        Run(
+            name=f"heatmaps/{maps}-{estimator}-s0",
+            row=said,
+            data=data,
+            train="set1",
+            test="set2",
+            preset="ut-interaction",
+            fields={"epochs": 16, "repeat": 20, "clip.length": 16, "clip.persons": 2, **whole, "clip.maps": maps},
+            flags=FAST,
+            minutes=9,
+            asks="claim i: stored heatmaps against coordinates",
+        )
+        for data, estimator in ESTIMATORS.items()
+        for maps, said in MAPS.items()
+    ]
+
+
 MOVED = "joints moved for a whole clip, stretches of three quarters and more"
 IDEAS: dict[str, tuple[str, dict[str, Any]]] = {
     "as-it-is": ("as it is", {}),
@@ -544,6 +570,7 @@ SUITES: dict[str, list[Run]] = {
     "crop": _variants("crop", "claim f: the subject-centred crop against none", CROPS),
     "persons": _persons(),
     "estimators": _estimators(),
+    "heatmaps": _heatmaps(),
     "dimensions": _dimensions(),
     "rgb": _rgb(),
     "losses": _losses(),

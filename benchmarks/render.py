@@ -210,7 +210,7 @@ def sample(quick: bool) -> dict[str, Any]:
         rng = np.random.default_rng(0)
 
         def ours(video: Any = video, count: int = count, batch: np.ndarray = batch, rng: Any = rng) -> None:
-            points, seen, _ = training_clips([video] * 16, config, COCO17.mirror, [rng] * 16, count)
+            points, seen, *_ = training_clips([video] * 16, config, COCO17.mirror, [rng] * 16, count)
             joint_volumes(points, seen, SIZE, out=batch)
 
         def plain(video: Any = video, batch: np.ndarray = batch, rng: Any = rng) -> None:

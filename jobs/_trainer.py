@@ -256,7 +256,7 @@ def _train(run: Run) -> None:
             repeat=config.repeat,
             balanced=config.balanced,
             share=share,
-            heatmap=config.heatmap if run.render == "worker" else None,
+            heatmap=config.heatmap if run.render == "worker" and config.clip.maps == "drawn" else None,
         )
 
     def validate() -> Iterable[training.Batch]:

@@ -20,7 +20,6 @@ from posec3d.clips import ClipConfig, flip
 from posec3d.config import HeatmapConfig
 from posec3d.feed import ALL, Arrays, Group, Index, Piece, Share
 from posec3d.skeletons import Skeleton, skeleton
-from posec3d.stored import read_heatmaps, stored_volumes
 
 BLOCKS = 1000  # tasks of an execution at most
 WAVE = 16  # groups executed at a time at most
@@ -184,62 +183,48 @@ def volumes(
     split: str | None = None,
     num_clips: int = 1,
     flipped: bool = False,
-    stored: bool = False,
 ) -> ray.data.Dataset:
     """Heatmap volumes of a table's clips, as they are tested, for whoever wants volumes and not coordinates.
 
     Args:
         table: URI.
-        config: how clips are sampled and cropped.
+        config: how clips are sampled and cropped; with `maps="stored"` the pose network's own maps are drawn, which
+            `jobs.extract --store heatmaps` keeps, and not the coordinates.
         heatmap: how they are drawn.
         split: split expression; None is every clip.
         num_clips: clips sampled from each row.
         flipped: mirror them.
-        stored: draw the pose network's own maps, which `jobs.extract --store heatmaps` keeps, and not the coordinates.
 
     Returns:
         Rows: clip_id, label (-1 where there is none), volume (K, C, T, H, W) float32.
 
     Raises:
-        ValueError: no clip in the split; limbs from stored maps, which are of joints. While iterating: a clip without
-            stored maps.
+        ValueError: no clip in the split; no stored maps, or limbs from them, which are of joints. While iterating: a
+            clip without stored maps.
     """
     config, heatmap = config or ClipConfig(), heatmap or HeatmapConfig()
-    chosen = feed.index(table, split, need_label=False, need_people=False)
+    if config.maps == "stored" and heatmap.kind != "joint":
+        raise ValueError(f"stored maps are of joints, got heatmap.kind {heatmap.kind}; draw that from coordinates")
+    chosen = feed.index(table, split, need_label=False, need_people=False, maps=config.maps == "stored")
     if not chosen.clips:
         raise ValueError(f"no clip to draw: split {split!r} of {table} has none")
     light, body = _light(chosen), skeleton(chosen.skeleton)
 
-    def draw_stored(group: Group) -> Iterator[Arrays]:
-        (piece,) = group.pieces
-        clips = {clip.clip_id: clip for clip in feed.read(piece, light)}
-        folder, file = piece.file.rsplit("/", 1)  # the table, by a name that holds on every machine
-        for clip_id, heatmaps in read_heatmaps(folder, clips, beside=file):
-            volume = stored_volumes(clips[clip_id], heatmaps, config, num_clips)
-            if flipped:
-                volume = volume[:, list(body.mirror), ..., ::-1]
-            yield {**feed.ids_and_labels([clips[clip_id]]), "volume": volume[None]}
-
-    if stored:
-        if heatmap.kind != "joint":
-            raise ValueError(f"stored maps are of joints, got heatmap.kind {heatmap.kind}; draw that from coordinates")
-        return _by_group(feed.testing_groups(chosen), draw_stored)
-
     def draw(group: Group) -> Iterator[Arrays]:
         samples = feed.testing_samples(group, light, config, num_clips=num_clips)
         for i in range(len(samples["label"])):  # one at a time: ten clips of 64 x 64 are 130 MB
-            xy, score = samples["xy"][i], samples["score"][i]
-            if flipped:
-                xy, score = flip(xy, score, config.test_size, body.mirror)
-            volume = training.draw(
-                torch.from_numpy(xy),
-                torch.from_numpy(score),
-                config.test_size,
-                heatmap,
-                body,
-                memory_format=torch.contiguous_format,
-            )
             names = {name: samples[name][i : i + 1] for name in ("clip_id", "label")}
-            yield {**names, "volume": volume[None].numpy()}
+            yield {**names, "volume": one({name: array[i] for name, array in samples.items()})[None]}
 
-    return _by_group(feed.testing_groups(chosen), draw)
+    def one(sample: Arrays) -> np.ndarray:
+        if "volume" in sample:
+            volume = sample["volume"] / np.float32(255)
+            return volume[:, list(body.mirror), ..., ::-1] if flipped else volume
+        xy, score = sample["xy"], sample["score"]
+        if flipped:
+            xy, score = flip(xy, score, config.test_size, body.mirror)
+        points = torch.from_numpy(xy), torch.from_numpy(score)
+        layout = torch.contiguous_format
+        return training.draw(*points, config.test_size, heatmap, body, memory_format=layout).numpy()
+
+    return _by_group(feed.testing_groups(chosen, piece=feed.group_options(config).get("piece")), draw)

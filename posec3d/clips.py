@@ -271,6 +271,9 @@ class ClipConfig:
     """Every stride-th frame from one start on, to compare with; None is uniform sampling, as published."""
     persons: int | None = None
     """M people of a clip, of whom more are cut and fewer padded; None is as many as the table has at most."""
+    maps: Literal["drawn", "stored"] = "drawn"
+    """What fills a volume: Gaussians at the coordinates, or the pose network's own heatmaps, which
+    `jobs.extract --store heatmaps` keeps beside a table; to compare."""
     space: Literal["volume", "frame", "body"] = "volume"
     """What coordinates are for: a volume around the subjects, or a graph network, relative to the frame (-1 to 1, with
     the score) or in 3D to the body (metres). In the latter two sizes and crops mean nothing, and noise and offset are
@@ -303,6 +306,10 @@ class ClipConfig:
             raise ValueError(f"clip.rgb_length must be >= 0, and 0 unless clip.space is volume, got {self.rgb_length}")
         if self.rgb_length and (self.stride is not None or self.share < 1):
             raise ValueError("clip.stride and clip.share are for poses alone: RGB frames lie all over the video")
+        if self.maps == "stored" and (self.space != "volume" or self.rgb_length):
+            raise ValueError("clip.maps stored is for volumes of poses alone, without RGB frames")
+        if self.maps == "stored" and (self.drop or self.noise or self.offset):
+            raise ValueError("clip.drop, noise and offset change coordinates: they must be 0 with clip.maps stored")
         if self.persons is not None and self.persons < 1:
             raise ValueError(f"clip.persons must be >= 1, got {self.persons}")
         if self.space == "volume" and self.stream != "joint":
@@ -333,7 +340,7 @@ class Poses(Protocol):
 
 def training_clips(
     videos: Sequence[Poses], config: ClipConfig, mirror: Sequence[int], rngs: Sequence[Rng], persons: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Sample, crop and augment one training clip of each video.
 
     Draws are made video by video, each from its own generator: a clip does not depend on its neighbours. What they
@@ -348,15 +355,17 @@ def training_clips(
 
     Returns:
         xy float32 (N, persons, config.length, V, 2) in heatmap pixels of (config.size, config.size), score float32
-        (N, persons, config.length, V), and the maps from each video's frame to these pixels, float64 (N, 2, 3).
+        (N, persons, config.length, V), the maps from each video's frame to these pixels, float64 (N, 2, 3), and which
+        frames of the video they are, int64 (N, config.length).
     """
     shape = (len(videos), persons, config.length, len(mirror))
     xy, score = np.zeros((*shape, 2), np.float32), np.zeros(shape, np.float32)
     place = np.empty((len(videos), 2, 3))  # float64: a small subject may be far from the origin of a large frame
     flipped = np.zeros(len(videos), bool)
+    frames = np.empty((len(videos), config.length), np.int64)
     for n, (video, rng) in enumerate(zip(videos, rngs, strict=True)):
-        frames = sample_frames(video.keypoints.shape[1], config, rng=rng)[0]
-        points, seen = video.keypoints[:, frames], video.scores[:, frames]
+        frames[n] = sample_frames(video.keypoints.shape[1], config, rng=rng)[0]
+        points, seen = video.keypoints[:, frames[n]], video.scores[:, frames[n]]
         people = min(persons, len(points))
         xy[n, :people], score[n, :people] = points[:people], seen[:people]
         place[n], flipped[n] = _draw_place(points, seen, (video.height, video.width), config, rng)
@@ -372,7 +381,7 @@ def training_clips(
     if flipped.any():
         xy[flipped], score[flipped] = flip(xy[flipped], score[flipped], config.size, mirror)
         place[flipped, 0] = [0, 0, config.size - 1] - place[flipped, 0]
-    return xy, score, place
+    return xy, score, place, frames
 
 
 def jitter(shape: tuple[int, ...], config: ClipConfig, rng: Rng) -> np.ndarray:

@@ -146,6 +146,8 @@ class TrainConfig:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
         if self.seed < 0:
             raise ValueError(f"seed must be >= 0, got {self.seed}")
+        if self.clip.maps == "stored" and self.heatmap.kind != "joint":
+            raise ValueError(f"stored maps are of joints: heatmap.kind {self.heatmap.kind} needs clip.maps drawn")
 
 
 # Small sets on a CPU: half the width, 32 frames of 32 x 32, a wider Gaussian for the coarser grid, and AdamW, which

@@ -36,9 +36,13 @@ def module(checkpoint: Checkpoint) -> nn.Module:
         pixels. It returns class probabilities (N, classes).
 
     Raises:
-        NotExportable: a model of 3D people.
+        NotExportable: a model of 3D people, or of a pose network's own maps.
     """
     clip = checkpoint.config.clip
+    if clip.maps == "stored":
+        raise NotExportable(
+            "a model of stored heatmaps (clip.maps stored) cannot be exported; train one on coordinates"
+        )
     if clip.rgb_length:
         return RGBScores(checkpoint).eval()
     if clip.space == "volume":

@@ -21,6 +21,7 @@ from posec3d.skeletons import skeleton as find_skeleton
 from posec3d.streams import testing_people, training_people
 
 if TYPE_CHECKING:
+    from posec3d.stored import Heatmaps
     from posec3d.table import Clip
 
 COLUMNS = "clip_id num_frames num_persons height width skeleton label keypoints scores".split()
@@ -34,6 +35,8 @@ GROUP = 2048
 
 def group_options(config: ClipConfig) -> dict[str, int]:
     """Arguments of `training_groups` for these clips: with RGB frames a sample is 0.1 to 1 MB, not 20 KB."""
+    if config.maps == "stored":  # a sample is a volume
+        return {"piece": 8, "size": 32}
     if not config.rgb_length:
         return {}
     sample = config.rgb_length * (RGB_SCALE * config.size) ** 2 * 3
@@ -46,12 +49,18 @@ def index_options(config: ClipConfig) -> dict[str, Any]:
 
     rgb = config.rgb_length > 0
     wide = config.padding is None or config.padding > PADDING
-    return {"three_d": config.space == "body", "rgb": rgb, "whole": rgb and wide}
+    return {
+        "three_d": config.space == "body",
+        "rgb": rgb,
+        "whole": rgb and wide,
+        "maps": config.maps == "stored",
+    }
 
 
 Arrays = dict[str, np.ndarray]
 """Samples by name: clip_id (N,), label (N,) int64 with -1 for none, and float32 xy (N, ..., M, T, V, 2) and score, or
-for graph networks people (N, ..., M, T, V, C); for networks that see RGB also rgb (N, ..., R, H, W, 3) uint8."""
+for graph networks people (N, ..., M, T, V, C); for networks that see RGB also rgb (N, ..., R, H, W, 3) uint8. Of
+stored maps volume (N, ..., V, T, H, W) uint8 in place of xy and score."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +114,7 @@ def index(
     three_d: bool = False,
     rgb: bool = False,
     whole: bool = False,
+    maps: bool = False,
     cache_gb: float = 0,
 ) -> Index:
     """Choose the clips of a split, from the small columns alone.
@@ -118,14 +128,16 @@ def index(
         three_d: read keypoints_3d too.
         rgb: find the clips' RGB frames too, and leave out clips that have none and no video to take them from.
         whole: see that stored frames show all of the frame, as clips need it without a crop or with a wide one.
+        maps: see that there are stored heatmaps, of that skeleton's joints.
         cache_gb: disk that each machine may spend on copies of the files of a remote table, so that later epochs do
             not fetch them again; a larger table is read where it lies.
 
     Raises:
         FileNotFoundError: no table there.
-        ValueError: no `skeleton` is given, and the table has several; frames that are not `whole`.
+        ValueError: no `skeleton` is given, and the table has several; frames that are not `whole`; no stored heatmaps
+            where they are wanted.
     """
-    from posec3d import frames
+    from posec3d import frames, stored
     from posec3d import table as tables
     from posec3d.storage import content_version, is_local
 
@@ -176,6 +188,12 @@ def index(
                 f"{table} mixes skeletons {', '.join(sorted(skeletons))}; give the skeleton to take them all as"
             )
         (skeleton,) = skeletons
+    if maps and not tables.data_files(stored.heatmaps_uri(table)):
+        raise ValueError(
+            f"{table} has no stored heatmaps, which clip.maps stored wants; extract it anew with --store heatmaps"
+        )
+    if maps and skeletons != {skeleton}:
+        raise ValueError(f"stored heatmaps have the joints of {', '.join(sorted(skeletons))}, not those of {skeleton}")
     return Index(tuple(units), persons, find_skeleton(skeleton).name, skipped, blind, three_d, picture_files, cache)
 
 
@@ -356,7 +374,9 @@ def training_samples(
         `Arrays`, mixed: xy (N, M, T, V, 2) in heatmap pixels of config.size, or people (N, M, T, V, C) in another
         config.space; M is config.persons or chosen.persons.
     """
-    clips = [clip for piece in group.pieces for clip in read(piece, chosen)]
+    from posec3d.stored import draw_maps
+
+    clips, heatmaps = _read(group, chosen, config, read)
     draws, pictures = (np.concatenate([getattr(p, name) for p in group.pieces]) for name in ("draws", "pictures"))
     order = np.random.default_rng([seed, epoch, 1, group.number]).permutation(len(clips))
     clips, draws, pictures = [clips[i] for i in order], draws[order], pictures[order]
@@ -365,7 +385,13 @@ def training_samples(
     if config.space != "volume":
         people = [training_people(clip, config, persons, rng) for clip, rng in zip(clips, rngs, strict=True)]
         return {**ids_and_labels(clips), "people": np.stack(people)}
-    xy, score, places = training_clips(clips, config, find_skeleton(chosen.skeleton).mirror, rngs, persons)
+    xy, score, places, frames = training_clips(clips, config, find_skeleton(chosen.skeleton).mirror, rngs, persons)
+    if config.maps == "stored":
+        drawn = [
+            draw_maps(clip, heatmaps[clip.clip_id], frames[n], places[n], config.size, persons)
+            for n, clip in enumerate(clips)
+        ]
+        return {**ids_and_labels(clips), "volume": np.stack(drawn)}
     samples = {**ids_and_labels(clips), "xy": xy, "score": score}
     if config.rgb_length:
         side = RGB_SCALE * config.size
@@ -384,11 +410,13 @@ def testing_samples(
         `Arrays` in the table's order: xy (N, K, M, T, V, 2) in heatmap pixels of config.test_size, or people
         (N, K, M, T, V, C) in another config.space; K = num_clips, M is config.persons or chosen.persons.
     """
-    clips = [clip for piece in group.pieces for clip in read(piece, chosen)]
+    clips, heatmaps = _read(group, chosen, config, read)
     persons = config.persons or chosen.persons
     pictures = np.concatenate([piece.pictures for piece in group.pieces])
     samples = [
-        testing_sample(clip, config, persons, num_clips, partial(_rgb, clip, where, chosen, config))
+        testing_sample(
+            clip, config, persons, num_clips, partial(_rgb, clip, where, chosen, config), heatmaps.get(clip.clip_id)
+        )
         for clip, where in zip(clips, pictures, strict=True)
     ]
     return {**ids_and_labels(clips), **{name: np.stack([sample[name] for sample in samples]) for name in samples[0]}}
@@ -400,6 +428,7 @@ def testing_sample(
     persons: int | None,
     num_clips: int = 1,
     rgb: Callable[..., np.ndarray] | None = None,
+    heatmaps: "Heatmaps | None" = None,
 ) -> Arrays:
     """One clip as it is tested.
 
@@ -409,10 +438,23 @@ def testing_sample(
         persons: M of the result; None is the clip's own.
         num_clips: K.
         rgb: what gives its pictures, by the map to them, their side and `num_clips`; None leaves them out.
+        heatmaps: its stored maps, where the config wants those.
 
     Returns:
-        Of `Arrays` xy (K, M, T, V, 2) and score, or people (K, M, T, V, C); rgb (K, R, H, W, 3).
+        Of `Arrays` xy (K, M, T, V, 2) and score, or people (K, M, T, V, C); rgb (K, R, H, W, 3). Of stored maps volume.
+
+    Raises:
+        ValueError: stored maps are wanted and not given.
     """
+    if config.maps == "stored":
+        from posec3d.stored import stored_volumes
+
+        if heatmaps is None:
+            raise ValueError(
+                "this model looks at the pose network's own heatmaps (clip.maps stored), which only a table of "
+                "jobs.extract --store heatmaps has: test it with jobs.evaluate; for new videos train on coordinates"
+            )
+        return {"volume": stored_volumes(clip, heatmaps, config, num_clips)}
     if config.space != "volume":
         assert persons is not None  # noqa: S101 - no graph network is made without
         return {"people": testing_people(clip, config, persons, num_clips)}
@@ -441,6 +483,21 @@ def _rgb(
             f"clip {clip.clip_id} has no stored frames, and none can be taken from its video ({error}); store frames "
             "with jobs.extract --frames: what fails there is left out here"
         ) from error
+
+
+def _read(group: Group, chosen: Index, config: ClipConfig, read: Read) -> "tuple[list[Clip], dict[str, Heatmaps]]":
+    """The clips of a group, and by clip_id their stored maps if the config wants those."""
+    from posec3d.stored import read_heatmaps
+
+    clips: list[Clip] = []
+    heatmaps: dict[str, Heatmaps] = {}
+    for piece in group.pieces:
+        here = read(piece, chosen)
+        clips += here
+        if config.maps == "stored":
+            table, file = piece.file.rsplit("/", 1)
+            heatmaps |= read_heatmaps(table, {clip.clip_id for clip in here}, beside=file)
+    return clips, heatmaps
 
 
 def _number(clip: "Clip") -> int:

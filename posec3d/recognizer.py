@@ -258,6 +258,8 @@ class Recognizer(Predictor):
     def _mirrored(self, view: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         if "people" in view:
             return {"people": streams.flipped(view["people"], self.skeleton)}
+        if "volume" in view:
+            return {"volume": view["volume"][:, list(self.skeleton.mirror), ..., ::-1].copy()}
         xy, score = flip(view["xy"], view["score"], self.config.clip.test_size, self.skeleton.mirror)
         mirrored = {"xy": xy, "score": score}
         if "rgb" in view:  # a heatmap pixel's centre stays on that of the pixel it lies on
@@ -266,8 +268,8 @@ class Recognizer(Predictor):
         return mirrored
 
     def volume(self, clip: Clip, *, clips: int = 10) -> np.ndarray | None:
-        """The volume (V, T, H, W) of a clip's first view; None if the model sees coordinates, or RGB alone."""
-        if self.config.clip.space != "volume" or self.config.model.name in RGB:
+        """The volume (V, T, H, W) of a clip's first view; None if it isn't drawn: of coordinates, RGB, stored maps."""
+        if self.config.clip.space != "volume" or self.config.model.name in RGB or self.config.clip.maps == "stored":
             return None
         config = self.config.clip
         sample = testing_sample(with_skeleton(clip, self.skeleton.name), config, config.persons, clips)

@@ -6,9 +6,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
+from torch.nn.functional import grid_sample
 
 from posec3d import table as tables
-from posec3d.clips import ClipConfig, clip_box, sample_frames
+from posec3d.clips import ClipConfig, sample_frames, testing_clips
+from posec3d.skeletons import skeleton
 from posec3d.storage import exists
 from posec3d.table import Clip
 
@@ -122,20 +125,24 @@ def _files(table: str, beside: str) -> Iterator[str]:
     yield from (path for path in tables.data_files(heatmaps_uri(table)) if path.rsplit("/", 1)[-1] != beside)
 
 
-def stored_volumes(clip: Clip, heatmaps: Heatmaps, config: ClipConfig, num_clips: int = 1) -> np.ndarray:
-    """Draw a clip's stored maps as it is tested (paper, section 3.2: volumes from heatmaps instead of coordinates).
+def draw_maps(
+    clip: Clip, heatmaps: Heatmaps, frames: np.ndarray, place: np.ndarray, side: int, persons: int | None = None
+) -> np.ndarray:
+    """Draw some frames of a clip's stored maps (paper, section 3.2: volumes from heatmaps instead of coordinates).
 
-    Frames, crop and scale are those of `posec3d.clips.testing_clips`. Each person's map is resampled
-    bilinearly where its region lies, and nowhere else; people are merged by maximum.
+    Each person's map is resampled bilinearly where its region lies, and nowhere else; people are merged by maximum.
 
     Args:
         clip: a row of the table.
         heatmaps: the maps of its people.
-        config: lengths and sizes.
-        num_clips: clips sampled from it.
+        frames: (T,) their numbers.
+        place: (2, 3) affine map from pixels of the frame to pixels of the volume; one that mirrors swaps the joints
+            of left and right too.
+        side: H = W of the volume.
+        persons: only the first so many; None is everybody.
 
     Returns:
-        (num_clips, V, config.length, config.test_size, config.test_size) float32 in 0..1.
+        (V, T, side, side) uint8, 255 = 1.
 
     Raises:
         ValueError: the maps are of other people or frames than the clip's.
@@ -146,24 +153,36 @@ def stored_volumes(clip: Clip, heatmaps: Heatmaps, config: ClipConfig, num_clips
             f"clip {clip.clip_id} has (people, frames) = {(people, clip.num_frames)}, "
             f"its heatmaps {heatmaps.regions.shape[:2]}; extract it into a new table"
         )
-    sampled = sample_frames(clip.num_frames, config, num_clips=num_clips)
-    xy, score = clip.keypoints[:, sampled.ravel()], clip.scores[:, sampled.ravel()]
-    left, top, width, height = clip_box(xy, score, (clip.height, clip.width), config.padding)
-    side = config.test_size
-    pixels = np.arange(side)[:, None] * np.array([width, height]) / side + [left, top]  # x and y in the frame
-    frames, back = np.unique(sampled, return_inverse=True)
-    volume = np.zeros((joints, len(frames), side, side), np.float32)
-    for m, track in enumerate(heatmaps.maps):
-        for i, t in enumerate(frames):
-            if track[t]:
-                x, y, w, h = heatmaps.regions[m, t]
-                rows = _weights((pixels[:, 1] - y) / h * heatmaps.size[0], heatmaps.size[0])
-                columns = _weights((pixels[:, 0] - x) / w * heatmaps.size[1], heatmaps.size[1])
-                drawn = rows @ unpack(track[t], joints, heatmaps.size) @ columns.T
-                np.maximum(volume[:, i], drawn, out=volume[:, i])
-    return volume[:, back.reshape(sampled.shape)].swapaxes(0, 1)
+    to_frame = np.linalg.inv(np.vstack([place, [0, 0, 1]]))
+    pixels = np.stack([*np.mgrid[:side, :side][::-1], np.ones((side, side))])
+    x, y, _ = np.tensordot(to_frame, pixels, 1)
+    numbers, back = np.unique(frames, return_inverse=True)
+    volume = torch.zeros(len(numbers), joints, side, side)
+    h, w = heatmaps.size
+    for regions, track in zip(heatmaps.regions[:persons], heatmaps.maps, strict=False):
+        there = [i for i, number in enumerate(numbers) if track[number]]
+        if not there:
+            continue
+        maps = np.stack([unpack(track[numbers[i]], joints, heatmaps.size) for i in there])
+        left, top, width, height = regions[numbers[there]].T[..., None, None]
+        cells = np.stack([(x - left) / width * w, (y - top) / height * h], -1)
+        grid = torch.from_numpy(((2 * cells + 1) / (w, h) - 1).astype(np.float32))  # -1 and 1 are a map's outer edges
+        drawn = grid_sample(torch.from_numpy(maps), grid, align_corners=False)
+        volume[there] = torch.maximum(volume[there], drawn)
+    levels = volume.mul_(255).round_().byte().numpy()[back.ravel()].swapaxes(0, 1)
+    return levels[list(skeleton(clip.skeleton).mirror)] if np.linalg.det(place[:, :2]) < 0 else levels
 
 
-def _weights(places: np.ndarray, cells: int) -> np.ndarray:
-    """How much each of a map's cells counts at places (S,) given in cells: (S, cells) float32."""
-    return np.clip(1 - abs(places[:, None] - np.arange(cells)), 0, None).astype(np.float32)
+def stored_volumes(clip: Clip, heatmaps: Heatmaps, config: ClipConfig, num_clips: int = 1) -> np.ndarray:
+    """Draw a clip's stored maps as it is tested: frames, crop and scale of `posec3d.clips.testing_clips`.
+
+    Returns:
+        (num_clips, V, config.length, config.test_size, config.test_size) uint8, 255 = 1.
+
+    Raises:
+        ValueError: as of `draw_maps`.
+    """
+    frames = sample_frames(clip.num_frames, config, num_clips=num_clips)
+    *_, place = testing_clips(clip.keypoints, clip.scores, (clip.height, clip.width), config, num_clips)
+    levels = draw_maps(clip, heatmaps, frames.ravel(), place, config.test_size, config.persons)
+    return levels.reshape(len(levels), *frames.shape, *levels.shape[2:]).swapaxes(0, 1)

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,17 @@ LONGEST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Bring the longest files to the front."""
     items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """A machine may be much slower than thought, and the time of CI is limited."""
+    parser.addoption("--until", type=float, default=float("inf"), help="skip what has not begun by then, in Unix time")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leave out what is too late."""
+    if time.time() > item.config.getoption("--until"):
+        pytest.skip("out of time (--until)")
 
 
 def pytest_sessionfinish() -> None:

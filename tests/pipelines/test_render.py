@@ -1,6 +1,8 @@
 """Samples and volumes of a table through Ray Data: complete, exact, and a function of the seed."""
 
 import dataclasses
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +20,7 @@ from posec3d.table import Clip, read_table, write_file, write_table
 
 pytestmark = pytest.mark.ray
 CONFIG = ClipConfig(length=4, size=16, test_size=20)
+STORED = dataclasses.replace(CONFIG, maps="stored")
 
 
 def actor_clip(number: int, people: int = 1, **fields) -> Clip:
@@ -117,7 +120,7 @@ def stored_maps(clip: Clip) -> Heatmaps:
 def table_with_maps(tmp_path_factory):
     """Six clips in two files, one of them without people; their maps lie in other files, in another order."""
     uri = str(tmp_path_factory.mktemp("stored"))
-    clips = [actor_clip(i, people=i % 3, label=None, label_name=None) for i in range(6)]
+    clips = [actor_clip(i, people=i % 3) for i in range(6)]
     write_table(clips, uri, rows_per_file=3)
     for few in (clips[4:], clips[3::-1]):
         rows = [
@@ -130,25 +133,41 @@ def table_with_maps(tmp_path_factory):
 
 @pytest.mark.parametrize("flipped", [False, True])
 def test_volumes_of_stored_maps_are_each_clips_own(table_with_maps, ray_local, flipped):
-    made = render.volumes(table_with_maps, CONFIG, num_clips=2, flipped=flipped, stored=True).take_all()
+    made = render.volumes(table_with_maps, STORED, num_clips=2, flipped=flipped).take_all()
     rows = {r["clip_id"]: r for r in made}
     clips = list(read_table(table_with_maps))
     assert len(made) == len(clips) == len(rows) == 6
     for clip in clips:
-        wanted = stored_volumes(clip, stored_maps(clip), CONFIG, 2)
+        wanted = stored_volumes(clip, stored_maps(clip), CONFIG, 2) / np.float32(255)
         if flipped:
             wanted = wanted[:, list(COCO17.mirror), ..., ::-1]
         np.testing.assert_array_equal(rows[clip.clip_id]["volume"], wanted)
-        assert rows[clip.clip_id]["label"] == -1 and wanted.any() == (clip.num_persons > 0)
+        assert rows[clip.clip_id]["label"] == clip.label and wanted.any() == (clip.num_persons > 0)
 
 
-def test_a_clip_without_stored_maps_is_named_with_the_remedy(table, ray_local):
-    with pytest.raises(
-        ValueError, match=r"have no heatmaps in .*: c\d.*; make them with jobs.extract --store heatmaps"
-    ):
-        render.volumes(table, CONFIG, stored=True).take_all()
+def test_clips_without_stored_maps_are_named_with_the_remedy(table, table_with_maps, ray_local, tmp_path):
+    with pytest.raises(ValueError, match=r"has no stored heatmaps, .* extract it anew with --store heatmaps"):
+        render.volumes(table, STORED)
     with pytest.raises(ValueError, match="stored maps are of joints"):
-        render.volumes(table, CONFIG, HeatmapConfig(kind="limb"), stored=True)
+        render.volumes(table_with_maps, STORED, HeatmapConfig(kind="limb"))
+    some = str(tmp_path / "some")
+    shutil.copytree(table_with_maps, some)
+    max(Path(heatmaps_uri(some)).iterdir(), key=lambda file: file.stat().st_size).unlink()
+    with pytest.raises(ValueError, match=r"have no heatmaps in .*: c\d.*; make them with jobs.extract"):
+        render.volumes(some, STORED).take_all()
+
+
+def test_training_on_stored_maps_gets_the_same_batches_with_and_without_ray(table_with_maps, ray_local):
+    chosen = index(table_with_maps, maps=True)
+    options = {"seed": 3, "epoch": 1, "repeat": 2}
+    here = list(feed.training_batches(chosen, STORED, 4, **options))
+    there = list(render.training_batches(chosen, STORED, 4, **options))
+    assert len(here) == len(there) == 2
+    for one, other in zip(here, there, strict=True):
+        assert one["volume"].shape == (4, 17, 4, STORED.size, STORED.size) and one["volume"].any()
+        assert "xy" not in one
+        for name in ("clip_id", "label", "volume"):
+            np.testing.assert_array_equal(one[name], other[name])
 
 
 @pytest.mark.parametrize("world", [1, 4])

@@ -340,7 +340,7 @@ def test_without_a_crop_joints_land_where_the_frame_has_them():
         np.testing.assert_allclose(xy[:, 0, :, 5:7], np.broadcast_to([(15, 30), (40, 10)], (views, 3, 2, 2)))
         np.testing.assert_allclose(place, [[0.5, 0, 0], [0, 0.5, 10]])
     # In training, from 50 to 20 pixels.
-    xy, score, place = training_clips(
+    xy, score, place, _ = training_clips(
         [clip] * 2, ClipConfig(size=20, flip=0, **whole), COCO17.mirror, [np.random.default_rng(n) for n in (0, 1)], 1
     )
     np.testing.assert_allclose(xy[:, 0, :, 5:7], np.broadcast_to([(6, 12), (16, 4)], (2, 3, 2, 2)), rtol=1e-6)

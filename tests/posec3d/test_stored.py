@@ -1,17 +1,31 @@
 """Stored heatmaps: read back as they were kept, and drawn where the coordinates are drawn."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from posec3d import feed
 from posec3d import table as tables
 from posec3d.actors import make_clip
 from posec3d.clips import ClipConfig, testing_clips
+from posec3d.config import HeatmapConfig, TrainConfig
 from posec3d.heatmaps import joint_volumes
 from posec3d.pose import extract_poses
-from posec3d.stored import HEATMAPS, Heatmaps, heatmaps_row, heatmaps_uri, pack, read_heatmaps, stored_volumes, unpack
+from posec3d.skeletons import COCO17
+from posec3d.stored import (
+    HEATMAPS,
+    Heatmaps,
+    draw_maps,
+    heatmaps_row,
+    heatmaps_uri,
+    pack,
+    read_heatmaps,
+    stored_volumes,
+    unpack,
+)  # fmt: skip
 from posec3d.table import Clip, write_file
 from posec3d.video import write_video
 
@@ -113,6 +127,10 @@ def test_the_file_beside_the_clips_is_the_only_one_opened_unless_one_is_missing_
     assert sorted(name for name, _ in read_heatmaps(str(tmp_path), ["c"], beside="elsewhere.parquet")) == ["c"]
 
 
+def levels(volume):
+    return volume / np.float32(255)
+
+
 def centres(volume):
     """Centres of mass (..., 2) x y of (..., H, W)."""
     mass = volume.sum((-2, -1))
@@ -123,10 +141,10 @@ def centres(volume):
 @pytest.mark.parametrize("num_clips", [1, 3])
 def test_joints_are_drawn_where_the_coordinates_are(people, num_clips):
     clip, heatmaps = stored(people[:1])
-    volume = stored_volumes(clip, heatmaps, CONFIG, num_clips)
+    volume = levels(stored_volumes(clip, heatmaps, CONFIG, num_clips))
     xy, score, _ = testing_clips(clip.keypoints, clip.scores, (240, 320), CONFIG, num_clips)
     drawn = joint_volumes(xy, score, (56, 56), sigma=1.0)
-    assert volume.shape == drawn.shape and volume.dtype == np.float32
+    assert volume.shape == drawn.shape
     np.testing.assert_allclose(centres(volume), np.moveaxis(xy[:, 0], 1, 2), atol=0.1)
     np.testing.assert_allclose(centres(volume), centres(drawn), atol=0.2)
     assert volume.max() <= 1 and volume.max((-2, -1)).min() > 0.7
@@ -139,7 +157,7 @@ def test_two_people_are_merged_by_maximum_and_an_absent_one_draws_nothing(people
     nobody = [b""] * 6
     alone = [Heatmaps(both.regions, maps, SIZE) for maps in ([both.maps[0], nobody], [nobody, both.maps[1]])]
     volume, first, second = (
-        stored_volumes(clip, maps, ClipConfig(length=6, test_size=56))[0] for maps in (both, *alone)
+        levels(stored_volumes(clip, maps, ClipConfig(length=6, test_size=56))[0]) for maps in (both, *alone)
     )
     assert second[:, :3].max((-2, -1)).min() > 0.5 and not second[:, 3:].any()
     assert np.minimum(first, second).max() > 0.3
@@ -160,14 +178,14 @@ def test_a_map_fills_its_region_and_no_more_even_where_that_leaves_the_crop():
     points = np.linspace([100, 60], [140, 100], 17, dtype=np.float32)
     clip = Clip("c", 1, 240, 320, points[None, None], np.ones((1, 1, 17), np.float32))
     # Cells are 11 x 12 frame pixels; their first column is left of the crop, their last row below it.
-    maps = np.random.default_rng(1).integers(3, 256, (17, 5, 4)) / 255
+    maps = np.random.default_rng(1).integers(100, 256, (17, 5, 4)) / 255
     heatmaps = Heatmaps(np.array([[[78, 71, 44, 60]]], np.float32), [[pack(maps)]], (5, 4))
-    volume = stored_volumes(clip, heatmaps, ClipConfig(length=1, test_size=10))[0, :, 0]
+    volume = levels(stored_volumes(clip, heatmaps, ClipConfig(length=1, test_size=10))[0, :, 0])
     wanted = [
         [[bilinear(m, (55 + 5 * y - 71) / 12, (95 + 5 * x - 78) / 11) for x in range(10)] for y in range(10)]
         for m in maps
     ]
-    np.testing.assert_allclose(volume, wanted, atol=1e-6)
+    np.testing.assert_allclose(volume, wanted, atol=0.501 / 255)
     # A cell fades out over the cell that would be next: up to y = 59, right to x = 122.
     assert volume[:, 1:, :6].all() and not volume[:, 0].any() and not volume[:, :, 6:].any()
 
@@ -176,10 +194,69 @@ def test_without_a_crop_maps_lie_where_the_frame_has_them():
     # A frame of 320 x 240 in a square of 320, 40 empty rows above it: a pixel of the volume is 10 of the frame.
     clip = Clip("c", 1, 240, 320, np.full((1, 1, 17, 2), 100, np.float32), np.ones((1, 1, 17), np.float32))
     heatmaps = Heatmaps(np.array([[[90, 30, 40, 60]]], np.float32), [[pack(np.ones((17, 6, 4)))]], (6, 4))
-    volume = stored_volumes(clip, heatmaps, ClipConfig(length=1, test_size=32, padding=None))[0, :, 0]
+    volume = levels(stored_volumes(clip, heatmaps, ClipConfig(length=1, test_size=32, padding=None))[0, :, 0])
     wanted = np.zeros((32, 32))
     wanted[7:13, 9:13] = 1  # rows (30 .. 80 + 40) / 10, columns 90 .. 120 / 10
     np.testing.assert_allclose(volume, np.broadcast_to(wanted, volume.shape), atol=1e-6)
+
+
+def turned(degrees, size=56):
+    """The affine map that turns a volume of a square frame of 320 around its centre, then shrinks it to `size`."""
+    cos, sin, middle = np.cos(np.radians(degrees)), np.sin(np.radians(degrees)), (size - 1) / 2
+    step = size / 320
+    return np.array(
+        [
+            [cos * step, -sin * step, middle - cos * middle + sin * middle],
+            [sin * step, cos * step, middle - sin * middle - cos * middle],
+        ]
+    )
+
+
+def test_a_map_can_be_turned_and_mirrored(people):
+    clip, heatmaps = stored(people[:1])
+    frames = np.array([0, 2, 2])
+    straight, quarter = (draw_maps(clip, heatmaps, frames, turned(angle), 56) for angle in (0, 90))
+    np.testing.assert_array_equal(straight[:, 1], straight[:, 2])
+    # A quarter turn takes pixels to pixels: x to y, y to 55 - x.
+    assert straight.any() and abs(np.rot90(straight, -1, (2, 3)).astype(int) - quarter).max() <= 1
+    mirror = turned(0)
+    mirror[0] = [0, 0, 55] - mirror[0]
+    mirrored = draw_maps(clip, heatmaps, frames, mirror, 56)
+    assert abs(straight[list(COCO17.mirror), ..., ::-1].astype(int) - mirrored).max() <= 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_training_clip_of_stored_maps_has_its_joints_where_that_of_coordinates_has_them(people, tmp_path, seed):
+    config = ClipConfig(length=4, size=48, test_size=56, rotate=30, scale=0.2, flip=seed % 2, share=0.7)
+    clip, heatmaps = stored(people[:1])
+    clip = dataclasses.replace(clip, label=0, label_name="a")
+    tables.write_table([clip], str(tmp_path))
+    write(tmp_path, c=heatmaps)
+    made = {}
+    for maps in ("drawn", "stored"):
+        of = dataclasses.replace(config, maps=maps)
+        chosen = feed.index(str(tmp_path), **feed.index_options(of))
+        (made[maps],) = feed.training_batches(chosen, of, 2, seed=seed, epoch=0, repeat=2)
+    volume, xy = levels(made["stored"]["volume"]), made["drawn"]["xy"][:, 0].transpose(0, 2, 1, 3)  # (N, V, T, 2)
+    inside = ((xy > 6) & (xy < 41)).all(-1)
+    assert volume.shape == (2, 17, 4, 48, 48) and inside.mean() > 0.3
+    np.testing.assert_allclose(centres(volume[inside]), xy[inside], atol=0.3)
+    assert made["stored"]["clip_id"].tolist() == ["c", "c"]
+
+
+def test_what_changes_coordinates_alone_does_not_go_with_stored_maps(people, tmp_path):
+    for wrong in ({"noise": 1.0}, {"drop": 0.1}, {"offset": 1.0}, {"rgb_length": 4}, {"space": "frame"}):
+        with pytest.raises(ValueError, match=r"clip\.maps stored"):
+            ClipConfig(maps="stored", **wrong)
+    with pytest.raises(ValueError, match=r"heatmap\.kind limb needs"):
+        TrainConfig(clip=ClipConfig(maps="stored"), heatmap=HeatmapConfig(kind="limb"))
+    with pytest.raises(ValueError, match=r"which only a table of .* has: test it with jobs.evaluate"):
+        feed.testing_sample(stored(people)[0], ClipConfig(maps="stored"), None)
+    clip, heatmaps = stored(people)
+    tables.write_table([clip], str(tmp_path))
+    write(tmp_path, c=heatmaps)
+    with pytest.raises(ValueError, match="stored heatmaps have the joints of coco17, not those of openpose18"):
+        feed.index(str(tmp_path), need_label=False, skeleton="openpose18", maps=True)
 
 
 def test_maps_of_other_people_than_the_clips_are_refused(people):
@@ -199,7 +276,7 @@ def test_movenets_own_maps_have_its_joints_where_its_coordinates_do(tools, tmp_p
     actor = make_clip("wave", actor=1, num_frames=6, size=(240, 320), fps=4)
     write_video(tmp_path / "actor.mp4", actor.frames, actor.fps)
     done = extract_poses(str(tmp_path / "actor.mp4"), *tools, keep_heatmaps=True)
-    volume = stored_volumes(done.clip, done.heatmaps, CONFIG)[0]
+    volume = levels(stored_volumes(done.clip, done.heatmaps, CONFIG)[0])
     xy, score, _ = testing_clips(done.clip.keypoints, done.clip.scores, (240, 320), CONFIG)
     drawn = joint_volumes(xy, score, (56, 56))[0]
     sure = score[0, 0].T > 0.5  # (V, T)
