@@ -29,7 +29,7 @@ class Run:
     seed: int = 0
     fold: str = ""
     best_of: tuple[str, ...] = ()
-    """Runs on held-out training clips: the preset, fields and flags are those of the best, but for `fields`."""
+    """Runs on held-out training clips: preset and fields are those of the best, but for `fields`."""
     models: tuple[str, ...] = ()
     """Runs whose models are tested here: several are fused, scores averaged."""
     init: tuple[str, ...] = ()
@@ -111,6 +111,7 @@ def _peers(name: str, title: str, preset: str, minutes: float, chosen: float, *,
             test="test",
             seed=seed,
             fields=UTD_GCN,
+            flags={} if gpu else FAST,
             best_of=tuple(run.name for run in rates),
             gpu=gpu,
             minutes=minutes,
@@ -219,7 +220,8 @@ def _folds(
         runs += of(seed, "both", "3D-CNN, joints and limbs", KINDS, minutes=1, asks=asks)
         asks = "the published peer; its learning rate is that of UTD-MHAD"
         best = tuple(f"utd-mhad/choose-stgcn++-lr{rate}" for rate in RATES)
-        runs += of(seed, "stgcn++", "ST-GCN++", fields=alike, best_of=best, minutes=2 * minutes, asks=asks)
+        peer: dict[str, Any] = {"fields": alike, "flags": FAST, "best_of": best, "minutes": 2 * minutes}
+        runs += of(seed, "stgcn++", "ST-GCN++", **peer, asks=asks)
         published: dict[str, Any] = {
             "fields": FULL,
             "gpu": True,
@@ -291,6 +293,7 @@ def _persons() -> list[Run]:
                 train="train",
                 test="test",
                 fields={**UTD_GCN, "epochs": 12, "clip.length": 20, "clip.persons": people},
+                flags=FAST,
                 best_of=best,
                 minutes=6 * people,
                 # Two cores take more than an hour for 13.
@@ -317,6 +320,7 @@ def _estimators() -> list[Run]:
             "ST-GCN++",
             {
                 "fields": {"epochs": 16, "repeat": 20, "batch": 16, "clip.persons": 2},
+                "flags": FAST,
                 "best_of": tuple(f"utd-mhad/choose-stgcn++-lr{rate}" for rate in RATES),
                 "minutes": 12,
             },
@@ -486,6 +490,7 @@ def _dimensions() -> list[Run]:
             test="test",
             seed=seed,
             fields={**UTD_GCN, "clip.space": "body"},
+            flags=FAST,
             best_of=tuple(f"utd-mhad/choose-stgcn++-lr{rate}" for rate in RATES),
             minutes=55,
             asks="claim j: the same clips and network, joints in 3D",

@@ -87,7 +87,7 @@ def resolved(run: Run, results: Mapping[str, Mapping[str, Any]]) -> Run:
     if not run.best_of:
         return run
     best = RUNS[max(run.best_of, key=lambda name: results[name]["tests"]["1"]["top1"])]
-    return dataclasses.replace(run, preset=best.preset, fields={**best.fields, **run.fields}, flags=best.flags)
+    return dataclasses.replace(run, preset=best.preset, fields={**best.fields, **run.fields})
 
 
 def job(*words: str) -> str:
@@ -111,6 +111,8 @@ class Made:
             return self.groups(data.people, table)
         words = [*data.source, "--table", table]
         ready = ROOT / f"{table}.json"  # what made it; written when it is complete
+        if ready.exists() and json.loads(ready.read_text()) != words:
+            sys.exit(f"{table} was made with other flags: remove {table}*, and this command makes it anew")
         if not ready.exists():
             if data.labels:
                 from benchmarks.ut_interaction import label_videos

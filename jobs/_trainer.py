@@ -213,7 +213,8 @@ def _train(run: Run) -> None:
     torch.manual_seed(config.seed)
 
     body = skeleton(run.skeleton)
-    sizes = (config.clip.size, config.clip.test_size) if config.clip.space == "volume" else ()
+    drawn = config.clip.space == "volume" and config.clip.maps == "drawn"
+    sizes = (config.clip.size, config.clip.test_size) if drawn else ()
     for size in sizes:  # what draws is compiled now, not in the first step
         nobody = torch.zeros(1, run.train.persons, config.clip.length, len(body.joints), 2, device=device)
         training.draw(nobody, nobody[..., 0], size, config.heatmap, body)

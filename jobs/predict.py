@@ -84,6 +84,11 @@ def run(job: Predict) -> dict[str, Any]:
     how = _how(job)
     job = _job.absolute(job, "runs", "videos", "table", "out")
     models, known = _job.models(job.runs)
+    if any(one.config.clip.maps == "stored" for one in known):
+        raise _job.UsageError(
+            "a run looks at the pose network's own heatmaps (clip.maps stored), which are read for tests alone: take "
+            "jobs.evaluate, or train with --clip.maps drawn"
+        )
     clips = job.clips or (10 if how.window_s is None else 1)
     folder, table = f"{job.out}/predictions", job.table or f"{job.out}/table"
     with _job.lock(job.out):

@@ -63,7 +63,8 @@ class Train:
     track: tuple[_track.Tracker, ...] = ("tensorboard",)
     """Where metrics go beside metrics.csv."""
     render: Render = "device"
-    """Where volumes are drawn: on the device that trains, or by Ray's workers, which send them (8 bits a pixel)."""
+    """Where volumes are drawn: on the device that trains, or by Ray's workers, which send them (8 bits a pixel); those
+    of stored heatmaps always are."""
     cache_gb: float = 10
     """Disk of each machine for copies of a remote table's files, each fetched once; larger tables stay there."""
     skeleton: str | None = None

@@ -109,7 +109,7 @@ def write(results: pa.Table, table: str, name: str) -> None:
     good = writer.write_failures(results, table, name)
     kept = good.filter(pc.is_valid(good["regions"]))
     if kept.num_rows:
-        tables.write_file(kept.select(HEATMAPS.names).cast(HEATMAPS), heatmaps_uri(table), name)
+        tables.write_file(kept.select(HEATMAPS.names).cast(HEATMAPS), heatmaps_uri(table), name, row_group=1)
     if good.num_rows:
         tables.write_file(good.select(tables.SCHEMA.names).cast(tables.SCHEMA), table, name)
 

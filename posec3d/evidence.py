@@ -83,7 +83,8 @@ def evidence(recognizer: Predictor, clip: Clip, label: str | None = None) -> Evi
 def explains(recognizer: Predictor) -> bool:
     """Whether `evidence` can ask this model."""
     first = recognizer.parts[0]
-    return isinstance(first.model, SlowOnly) and first.config.clip.rgb_length == 0
+    clip = first.config.clip
+    return isinstance(first.model, SlowOnly) and clip.rgb_length == 0 and clip.maps == "drawn"
 
 
 def _forward(model: SlowOnly, volume: Tensor) -> tuple[Tensor, Tensor]:

@@ -34,8 +34,8 @@ GROUP = 2048
 
 
 def group_options(config: ClipConfig) -> dict[str, int]:
-    """Arguments of `training_groups` for these clips: with RGB frames a sample is 0.1 to 1 MB, not 20 KB."""
-    if config.maps == "stored":  # a sample is a volume
+    """Arguments of `training_groups` for these clips: pictures and volumes of a sample are 0.1 to 3 MB, not 20 KB."""
+    if config.maps == "stored":
         return {"piece": 8, "size": 32}
     if not config.rgb_length:
         return {}
@@ -372,7 +372,7 @@ def training_samples(
 
     Returns:
         `Arrays`, mixed: xy (N, M, T, V, 2) in heatmap pixels of config.size, or people (N, M, T, V, C) in another
-        config.space; M is config.persons or chosen.persons.
+        config.space, or volume (N, V, T, H, W) of stored maps; M is config.persons or chosen.persons.
     """
     from posec3d.stored import draw_maps
 
@@ -408,7 +408,8 @@ def testing_samples(
 
     Returns:
         `Arrays` in the table's order: xy (N, K, M, T, V, 2) in heatmap pixels of config.test_size, or people
-        (N, K, M, T, V, C) in another config.space; K = num_clips, M is config.persons or chosen.persons.
+        (N, K, M, T, V, C) in another config.space, or volume (N, K, V, T, H, W) of stored maps; K = num_clips, M is
+        config.persons or chosen.persons.
     """
     clips, heatmaps = _read(group, chosen, config, read)
     persons = config.persons or chosen.persons

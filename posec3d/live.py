@@ -178,14 +178,15 @@ def watch(
 
     Raises:
         VideoError: the stream cannot be opened.
-        ValueError: window or every is not positive, or a model sees RGB or poses in 3D.
+        ValueError: window or every is not positive, or a model sees RGB, poses in 3D or stored heatmaps.
     """
     for part in recognizer.parts:
-        if part.config.clip.rgb_length or part.config.clip.space == "body":
-            what = "RGB frames" if part.config.clip.rgb_length else "poses in 3D"
+        clip = part.config.clip
+        if clip.rgb_length or clip.space == "body" or clip.maps == "stored":
+            what = "poses in 3D" if clip.space == "body" else "RGB frames" if clip.rgb_length else "stored heatmaps"
             raise ValueError(
                 f"a live stream gives poses in 2D alone, and a {part.config.model.name} of these runs looks at {what}: "
-                "leave it out here, and ask it with jobs.predict"
+                "leave it out here, and ask it with jobs.predict, or with jobs.evaluate for stored heatmaps"
             )
     if not (window > 0 and every > 0):
         raise ValueError(f"window and every must be > 0 seconds, got {window} and {every}")

@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
-from torch.nn.functional import grid_sample
 
 from posec3d import table as tables
 from posec3d.clips import ClipConfig, sample_frames, testing_clips
@@ -147,6 +145,9 @@ def draw_maps(
     Raises:
         ValueError: the maps are of other people or frames than the clip's.
     """
+    import torch  # not by those who only keep maps
+    from torch.nn.functional import grid_sample
+
     people, _, joints = clip.scores.shape
     if heatmaps.regions.shape[:2] != (people, clip.num_frames):
         raise ValueError(

@@ -334,20 +334,20 @@ def write_table(clips: Iterable[Clip], uri: str, *, rows_per_file: int = 512) ->
     return written + len(rows)
 
 
-def write_file(table: pa.Table, uri: str, name: str | None = None) -> str:
+def write_file(table: pa.Table, uri: str, name: str | None = None, *, row_group: int = ROW_GROUP) -> str:
     """Write one Arrow table as one new Parquet file in the directory `uri`, whole or not at all; returns its path.
 
     A write that seemed to fail may have succeeded: who tries again gives the same `name`, by default a random one.
 
-    Row groups are small, for they are what training reads in random order. Delta encoding of the coordinates was
-    measured against plain and byte-stream-split and is the smallest on real tracks.
+    Row groups, of so many rows, are small, for they are what training reads in random order. Delta encoding of the
+    coordinates was measured against plain and byte-stream-split and is the smallest on real tracks.
     """
     delta = {f"{name}.list.element": "DELTA_BINARY_PACKED" for name in ("keypoints", "boxes")}
     sink = pa.BufferOutputStream()
     pq.write_table(
         table,
         sink,
-        row_group_size=ROW_GROUP,
+        row_group_size=row_group,
         compression="zstd",
         compression_level=6,
         use_dictionary=[f.name for f in table.schema if pa.types.is_string(f.type)],

@@ -128,6 +128,7 @@ def test_the_page_shows_what_the_files_hold_and_says_what_is_missing(tmp_path):
         "utd-mhad/joint-s0": range(10), "utd-mhad/joint-s1": range(14), "utd-mhad/stgcn++-s0": range(5, 25),
         "sbu/joint-fold1-s0": range(3), "penn-action/joint-s0": range(4), "occlusion/joint-s0-guess": range(6),
         "rgb/rgb-s0": range(40), "rgb/both-s0": range(5), "losses/one-s0": range(9), "losses/one-s1": range(9),
+        "heatmaps/stored-Lightning-s0": range(30),
     }  # fmt: skip
     for name, clips in wrong.items():
         write(tmp_path, RUNS[name], made_up(RUNS[name], clips))
@@ -156,7 +157,8 @@ def test_the_page_shows_what_the_files_hold_and_says_what_is_missing(tmp_path):
     assert "| 3D-CNN, joints | 96.0 | 94.0 | 96.0 | 94.0 |" in page  # with the guesses of occluded joints
     assert "python -m jobs.train of utd-mhad/joint-s1" in page
     assert page.count("Not measured yet.") >= 4  # SBU among them: one fold of five is no result
-    assert "Waits for" in page
+    assert "|  | poses of Thunder | poses of Lightning |" in page
+    assert "| the network's own heatmaps | - | 70.0 / 70.0 |" in page
     assert "| RGB | CPU, 16 x 32 x 32 | **60.0** |" in page
     assert "one loss, of the mean of both scores | 2 | **91.0 ± 0.0** | 91.0 ± 0.0 | 100.0 | 1.250, 2 | 1.750 |" in page
     assert (tmp_path / "evidence-cost.png").stat().st_size > 1000
