@@ -53,13 +53,15 @@ def connect(*, dashboard: bool = False) -> None:
         folder = tempfile.mkdtemp(prefix="posec3d-ray-")
         _terminal.scratch.append(folder)
         atexit.register(_end, folder)
-        variables = {"PYTHONPATH": str(ROOT)}
+        # Inherited by workers. With a runtime_env those that Ray starts at once, one a core, would be of no use.
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        variables = {}
         if dashboard:
             # Who asks the dashboard looks for Rays of this machine, and gives up if there are several, unless told.
             with socket.socket() as free:
                 free.bind(("", 0))
                 os.environ["RAY_GCS_SERVER_PORT"] = str(free.getsockname()[1])
-            variables["RAY_ADDRESS"] = f"{ray.util.get_node_ip_address()}:{os.environ['RAY_GCS_SERVER_PORT']}"
+            variables = {"RAY_ADDRESS": f"{ray.util.get_node_ip_address()}:{os.environ['RAY_GCS_SERVER_PORT']}"}
         with _starting():
             ray.init(
                 address="local",
@@ -67,7 +69,7 @@ def connect(*, dashboard: bool = False) -> None:
                 num_cpus=cores + 2,
                 include_dashboard=dashboard,
                 object_store_memory=min(2**30, 2**28 * cores),
-                runtime_env={"env_vars": variables},
+                runtime_env={"env_vars": variables} if variables else None,
                 _temp_dir=folder,
                 **told,
             )
