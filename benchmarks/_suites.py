@@ -93,7 +93,7 @@ def _peers(name: str, title: str, preset: str, minutes: float, chosen: float, *,
             train=SUBJECTS,
             test=HELD_OUT,
             preset=preset,
-            fields={**UTD_GCN, "epochs": 8, "optim.lr": rate},
+            fields={**UTD_GCN, "epochs": 4, "optim.lr": rate},
             flags={} if gpu else FAST,
             clips=(1,),
             gpu=gpu,
@@ -165,7 +165,7 @@ def _utd_mhad() -> list[Run]:
             asks="the published network and recipe; learning rate by batch",
         )
 
-    stgcn = _peers("stgcn++", "ST-GCN++", "ntu60-stgcn++", 55, 20)
+    stgcn = _peers("stgcn++", "ST-GCN++", "ntu60-stgcn++", 55, 10)
     msg3d = _peers("msg3d", "MS-G3D", "ntu60-msg3d", 3, 1, gpu=True)
     return [
         *(cnn("joint", 0), cnn("limb", 0), both(0)),
