@@ -168,6 +168,16 @@ def test_the_page_shows_what_the_files_hold_and_says_what_is_missing(tmp_path):
     assert (tmp_path / "evidence-losses.png").stat().st_size > 1000
 
 
+def test_a_run_is_made_by_one_process_at_a_time(tmp_path):
+    with accuracy.alone(tmp_path / "locks/a/run", wait=False) as first:
+        with accuracy.alone(tmp_path / "locks/a/run", wait=False) as second:
+            assert first and not second
+        with accuracy.alone(tmp_path / "locks/a/other", wait=False) as other:
+            assert other
+    with accuracy.alone(tmp_path / "locks/a/run", wait=False) as again:
+        assert again
+
+
 def clip(frames=400):
     points = np.random.default_rng(0).uniform(20, 220, (1, frames, 17, 2)).astype(np.float32)
     return tables.Clip("c", frames, 240, 320, points, np.ones(points.shape[:3], np.float32))
