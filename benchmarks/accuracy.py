@@ -14,10 +14,8 @@ does without Ray, on machines that have only torch, numpy and pyarrow: the same 
 """
 
 import argparse
-import contextlib
 import csv
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
@@ -27,12 +25,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import _evidence, _groups, _in_process, _perturb, _rows
@@ -99,19 +98,6 @@ def job(*words: str) -> str:
     """Run one job as a user would, from the start, and give back its command line."""
     subprocess.run([sys.executable, "-m", *map(os.path.expandvars, words)], check=True, cwd=ROOT)  # noqa: S603
     return "python -m " + " ".join(words)
-
-
-@contextlib.contextmanager
-def alone(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Do what no other process does at the same time; gives False at once if one does, unless told to wait."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
 
 
 class Made:
@@ -221,7 +207,7 @@ class Made:
     def result(self) -> dict[str, Any]:
         """Do it all."""
         run = self.run
-        with alone(ROOT / self.work / "locks/tables", wait=True):
+        with FileLock(ROOT / self.work / "locks/tables"):
             table = self.table()
             tested = self.perturbed(table) if run.perturb else table
         start = time.monotonic()
@@ -371,11 +357,12 @@ def main() -> None:
         if time.monotonic() > end:
             print(f"{args.hours:g} hours are over; {run.name} and later ones are left")
             break
-        with alone(ROOT / WORK / "locks" / run.name, wait=False) as ours:
-            if not ours:
-                print(f"{run.name} is made by another process")
-            elif run.name not in (results := read_results()):
-                _make(run, results, args)
+        try:
+            with FileLock(ROOT / WORK / "locks" / run.name, timeout=0):
+                if run.name not in (results := read_results()):
+                    _make(run, results, args)
+        except Timeout:
+            print(f"{run.name} is made by another process")
     results = read_results()
     (ROOT / "docs/evidence.md").write_text(_evidence.page(results))
     if find_spec("cv2") and find_spec("matplotlib"):  # which a GPU machine may lack

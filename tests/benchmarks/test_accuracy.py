@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from benchmarks import _evidence, _groups, _in_process, _perturb, _pictures, accuracy
 from benchmarks._data import DATA
@@ -168,14 +169,16 @@ def test_the_page_shows_what_the_files_hold_and_says_what_is_missing(tmp_path):
     assert (tmp_path / "evidence-losses.png").stat().st_size > 1000
 
 
-def test_a_run_is_made_by_one_process_at_a_time(tmp_path):
-    with accuracy.alone(tmp_path / "locks/a/run", wait=False) as first:
-        with accuracy.alone(tmp_path / "locks/a/run", wait=False) as second:
-            assert first and not second
-        with accuracy.alone(tmp_path / "locks/a/other", wait=False) as other:
-            assert other
-    with accuracy.alone(tmp_path / "locks/a/run", wait=False) as again:
-        assert again
+def test_a_run_is_made_by_one_process_at_a_time(tmp_path, monkeypatch, capsys):
+    (tmp_path / "docs").mkdir()
+    monkeypatch.setattr(accuracy, "ROOT", tmp_path)
+    monkeypatch.setattr(accuracy.read_results, "__defaults__", (tmp_path / "results",))
+    monkeypatch.setattr("sys.argv", "accuracy utd-mhad --only ^utd-mhad/both-s0$ --in-process".split())
+    with FileLock(tmp_path / accuracy.WORK / "locks/utd-mhad/both-s0"):
+        accuracy.main()
+    assert "utd-mhad/both-s0 is made by another process" in capsys.readouterr().out
+    accuracy.main()
+    assert "both-s0 waits for the models of utd-mhad/joint-s0, utd-mhad/limb-s0" in capsys.readouterr().out
 
 
 def clip(frames=400):
