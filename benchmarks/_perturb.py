@@ -18,7 +18,8 @@ def perturbed(clip: Clip, kind: str, amount: float) -> Clip:
     Args:
         clip: any.
         kind: drop: in each frame each person loses, with probability `amount`, one of the eight limb joints, its score
-            becoming 0 (paper, section 4.2); jitter: all joints move by a Gaussian of `amount` times the larger side of
+            becoming 0 (paper, section 4.2); centre: the same joints lie at the frame's centre instead, with the score
+            they had; jitter: all joints move by a Gaussian of `amount` times the larger side of
             the box around all people of the clip; guess: the joints of Penn Action that are marked invisible, but for
             which an annotator guessed a place, count as seen with a score of `amount`.
         amount: the probability, the share, or the score.
@@ -26,15 +27,20 @@ def perturbed(clip: Clip, kind: str, amount: float) -> Clip:
     Raises:
         ValueError: no such kind.
     """
-    seed = hashlib.blake2b(f"{clip.clip_id} {kind}".encode(), digest_size=8).digest()
+    draws = "drop" if kind == "centre" else kind
+    seed = hashlib.blake2b(f"{clip.clip_id} {draws}".encode(), digest_size=8).digest()
     rng = np.random.default_rng(int.from_bytes(seed))
-    if kind == "drop":
+    if kind in ("drop", "centre"):
         joints = skeleton(clip.skeleton).joints
         limbs = [i for i, name in enumerate(joints) if name.endswith(LIMBS)]
         scores = clip.scores.copy()
         person, frame = np.nonzero(rng.random(scores.shape[:2]) < amount)
         scores[person, frame, rng.choice(limbs, len(person))] = 0
-        return replace(clip, scores=scores)
+        if kind == "drop":
+            return replace(clip, scores=scores)
+        middle = np.array([clip.width, clip.height], np.float32) / 2
+        lost = (scores == 0) & (clip.scores > 0)
+        return replace(clip, keypoints=np.where(lost[..., None], middle, clip.keypoints))
     if kind == "jitter":
         seen = clip.keypoints[clip.scores > 0]
         side = float(np.ptp(seen, axis=0).max()) if len(seen) else 0.0
@@ -45,7 +51,7 @@ def perturbed(clip: Clip, kind: str, amount: float) -> Clip:
         x, y = clip.keypoints[..., 0], clip.keypoints[..., 1]
         guessed = (clip.scores == 0) & ~((x == y) & (x < 2))
         return replace(clip, scores=np.where(guessed, np.float32(amount), clip.scores))
-    raise ValueError(f"kind must be drop, jitter or guess, got {kind!r}")
+    raise ValueError(f"kind must be drop, centre, jitter or guess, got {kind!r}")
 
 
 def write(source: str, split: str, kind: str, amount: float, target: str) -> None:

@@ -349,6 +349,8 @@ def main() -> None:
     if not args.suites:
         parser.error(f"name a suite: {', '.join(SUITES)}, all, or page")
     runs = [run for name in wanted for run in SUITES[name] if re.search(args.only, run.name)]
+    if wanted and not runs:
+        parser.error(f"--only {args.only}: no run of these suites has such a name; --list shows them")
     if args.list:
         _list(runs, read_results(), args.device)
         return

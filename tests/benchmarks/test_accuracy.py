@@ -194,6 +194,9 @@ def test_a_dropped_limb_joint_is_one_of_eight_in_as_many_frames_as_asked_for():
         assert low <= lost.sum() <= high
         if amount == 1:
             assert set(np.flatnonzero(lost.any(0))) == {7, 8, 9, 10, 13, 14, 15, 16}  # COCO's elbows to ankles
+        kept = _perturb.perturbed(whole, "centre", amount)  # the same joints, but for what becomes of them
+        np.testing.assert_array_equal((kept.keypoints[0] == (160, 120)).all(-1), lost)
+        np.testing.assert_array_equal(kept.scores, whole.scores)
 
 
 def test_jitter_is_a_share_of_the_peoples_box():
