@@ -479,8 +479,8 @@ on two cores; **FULL** is the published network and resolution, on a GPU.
   is chosen on UTD-MHAD, on a training subject that is held out, and taken over to the other sets as it is.
 - On UTD-MHAD each family makes as many passes over the clips as published: 3D-CNNs 240, graph networks 80; on the other
   sets both make the same number. The peers take their published recipe, but in batches as small as the 3D-CNNs', in
-  bfloat16 as these, and the best of {rates} learning rates. It has no augmentation; the 3D-CNNs' here has, and a line of
-  UTD-MHAD gives a peer the same.
+  bfloat16 as these, and the best of {rates} learning rates. It has no augmentation; the 3D-CNNs' here has, and one line
+  of UTD-MHAD's table gives a peer the same.
 - Top-1 in percent, mean ± standard deviation over seeds. The 95 % interval (Wilson) is that of the number of test
   clips: another draw of as many clips may lie anywhere in it. It knows nothing of other training clips.
 - GMACs are multiply-accumulates of one test clip; ten clips take ten times as many.

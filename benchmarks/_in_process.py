@@ -18,6 +18,7 @@ from posec3d.annotations import Options, open_annotations
 from posec3d.annotations.to_table import import_clips
 from posec3d.checkpoint import Checkpoint
 from posec3d.config import TrainConfig
+from posec3d.index import index, index_options, testing_groups
 from posec3d.recognizer import Recognizer
 from posec3d.skeletons import skeleton
 from posec3d.storage import exists, write_whole
@@ -39,7 +40,7 @@ def train(
         Metrics of the last epoch, and total_seconds of all.
     """
     torch.manual_seed(config.seed)
-    chosen = feed.index(table, split, **feed.index_options(config.clip))
+    chosen = index(table, split, **index_options(config.clip))
     numbers = tables.summary(table)["labels"]
     labels = tuple(numbers.get(i, str(i)) for i in range(max(numbers) + 1))
     model = checkpoints.build_model(config, chosen.skeleton, len(labels)).to(device)
@@ -112,10 +113,10 @@ def evaluate(
     parts = []
     for run in runs:
         recognizer = Recognizer(checkpoints.load(run), device)
-        wanted = feed.index_options(recognizer.config.clip)
-        chosen = feed.index(table, split, need_people=False, skeleton=recognizer.skeleton.name, **wanted)
+        wanted = index_options(recognizer.config.clip)
+        chosen = index(table, split, need_people=False, skeleton=recognizer.skeleton.name, **wanted)
         rows: dict[str, tuple[int, np.ndarray]] = {}
-        for group in feed.testing_groups(chosen, piece=BATCH):
+        for group in testing_groups(chosen, piece=BATCH):
             samples = feed.testing_samples(group, chosen, recognizer.config.clip, num_clips=clips)
             scores = recognizer.scores(samples)
             rows |= {

@@ -35,7 +35,7 @@ from benchmarks import _rows
 from posec3d import feed, models, training
 from posec3d.clips import ClipConfig
 from posec3d.config import PRESETS, SMALL, HeatmapConfig
-from posec3d.feed import Index, Piece, Unit
+from posec3d.index import Index, Piece, Unit, index
 from posec3d.models import rgbpose
 from posec3d.skeletons import COCO17
 
@@ -70,7 +70,7 @@ def rate(quick: bool) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as folder:
         write_table(folder, 2048 if quick else 32768)
-        chosen = feed.index(folder)
+        chosen = index(folder)
 
         def per_second(batches: Iterable[Any]) -> float:
             iterator = iter(batches)
@@ -166,7 +166,7 @@ def on_ray(quick: bool) -> dict[str, Any]:
     _ray.connect()
     with tempfile.TemporaryDirectory() as folder:
         write_table(folder, 1024 if quick else 8192)
-        chosen = feed.index(folder)
+        chosen = index(folder)
 
         def batches(epoch: int) -> Iterator[dict[str, Any]]:
             # So much that tasks still run at the last step.
@@ -179,7 +179,7 @@ def local(quick: bool) -> dict[str, Any]:
     """Fed by one process on the CPU."""
     with tempfile.TemporaryDirectory() as folder:
         write_table(folder, 1024 if quick else 8192)
-        chosen = feed.index(folder)
+        chosen = index(folder)
 
         def batches(epoch: int) -> Iterator[dict[str, Any]]:
             return training.prefetch(feed.training_batches(chosen, SMALL.clip, BATCH, seed=0, epoch=epoch))
@@ -225,7 +225,7 @@ def rgb(quick: bool) -> dict[str, Any]:
         rows = [{"clip_id": f"clip{i:07d}", **place, "images": pictures} for i in range(256)]
         assert rows[0].keys() == set(FRAMES.names)  # noqa: S101
         write_frames(rows, folder, "frames")
-        chosen = feed.index(folder, rgb=True)
+        chosen = index(folder, rgb=True)
 
         def batches(epoch: int) -> Iterator[dict[str, Any]]:
             return training.prefetch(
@@ -243,7 +243,7 @@ def stream(table: str) -> None:
 
     _ray.connect()
     start = time.perf_counter()
-    batches = render.training_batches(feed.index(table), ClipConfig(), 32, seed=0, epoch=0)
+    batches = render.training_batches(index(table), ClipConfig(), 32, seed=0, epoch=0)
     count = sum(len(batch["label"]) for batch in training.prefetch(batches))
     print(count, time.perf_counter() - start)
 

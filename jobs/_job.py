@@ -29,7 +29,7 @@ from posec3d.storage import Leased, lease, read_whole, write_whole
 
 if TYPE_CHECKING:
     from posec3d.checkpoint import Checkpoint
-    from posec3d.feed import Index
+    from posec3d.index import Index
 
 T = TypeVar("T")
 log = logging.getLogger("posec3d")

@@ -33,7 +33,7 @@ from posec3d import metrics as measures
 from posec3d import speed, synced, training
 from posec3d.checkpoint import Checkpoint
 from posec3d.config import TrainConfig
-from posec3d.feed import Index, Share
+from posec3d.index import Index, Share
 from posec3d.recognizer import Recognizer
 from posec3d.skeletons import skeleton
 from posec3d.storage import exists, read_whole, remove, write_whole

@@ -21,7 +21,7 @@ from pipelines import extract, predict
 from posec3d import draw, metrics
 from posec3d import table as tables
 from posec3d.checkpoint import Checkpoint
-from posec3d.feed import Index, index, index_options
+from posec3d.index import Index, index, index_options
 from posec3d.skeletons import counterparts, skeleton
 from posec3d.storage import read_whole, write_whole
 

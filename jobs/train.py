@@ -19,7 +19,7 @@ from pipelines.render import Render
 from posec3d import checkpoint as checkpoints
 from posec3d import table as tables
 from posec3d.config import PRESETS, TrainConfig
-from posec3d.feed import Index, index, index_options
+from posec3d.index import Index, index, index_options
 from posec3d.speed import Precision
 from posec3d.storage import exists, read_whole, write_whole
 

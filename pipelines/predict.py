@@ -24,7 +24,7 @@ from pipelines.recognize import PREDICTIONS, RESULT, TODO, Recognize
 from pipelines.worker import attempts_here
 from posec3d import checkpoint as checkpoints
 from posec3d import table as tables
-from posec3d.feed import Index
+from posec3d.index import Index
 from posec3d.recognizer import Recognizer
 from posec3d.timeline import How
 

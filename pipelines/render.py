@@ -1,7 +1,8 @@
 """Rendering: keypoint table -> fixed-shape coordinate samples -> heatmap volumes, through Ray Data.
 
-The groups of `posec3d.feed` are the units of work: a task reads one, samples, crops and augments its clips' coordinates
-and sends those. Volumes are drawn where they are used; drawing them in the tasks is the same function called earlier.
+The groups of `posec3d.index` are the units of work: a task reads one, samples, crops and augments its clips'
+coordinates and sends those. Volumes are drawn where they are used; drawing them in the tasks is the same function,
+called earlier.
 """
 
 import dataclasses
@@ -18,7 +19,8 @@ import torch
 from posec3d import feed, training
 from posec3d.clips import ClipConfig, flip
 from posec3d.config import HeatmapConfig
-from posec3d.feed import ALL, Arrays, Group, Index, Piece, Share
+from posec3d.feed import Arrays
+from posec3d.index import ALL, Group, Index, Piece, Share, group_options, index, testing_groups, training_groups
 from posec3d.skeletons import Skeleton, skeleton
 
 BLOCKS = 1000  # tasks of an execution at most
@@ -57,13 +59,11 @@ def training_batches(
     Returns:
         Batches of `feed.training_samples`; with `heatmap` of clip_id, label and volume (N, C, T, H, W) uint8, 255 = 1.
     """
-    light, draw, small = _light(chosen), None, feed.group_options(config)
+    light, draw, small = _light(chosen), None, group_options(config)
     if heatmap is not None:
         draw = functools.partial(_drawn, size=config.size, heatmap=heatmap, body=skeleton(chosen.skeleton))
         small = {"piece": VOLUMES, "size": 4 * VOLUMES}  # a task of as many volumes as of coordinates would be 5 GB
-    groups = feed.training_groups(
-        chosen, seed=seed, epoch=epoch, repeat=repeat, balanced=balanced, share=share, **small
-    )
+    groups = training_groups(chosen, seed=seed, epoch=epoch, repeat=repeat, balanced=balanced, share=share, **small)
 
     def sample(group: Group) -> Iterator[Arrays]:
         samples = feed.training_samples(group, light, config, seed=seed, epoch=epoch)
@@ -76,13 +76,13 @@ def testing_batches(
     chosen: Index, config: ClipConfig, size: int, *, num_clips: int = 1, share: Share = ALL
 ) -> Iterator[Arrays]:
     """Batches of one worker's share of the chosen clips, each once: those of `feed.testing_samples`."""
-    groups = feed.testing_groups(chosen, share, piece=feed.group_options(config).get("piece"))
+    groups = testing_groups(chosen, share, piece=group_options(config).get("piece"))
     return feed.rebatch(_in_waves(groups, _testing(chosen, config, num_clips), share.world), size, drop_last=False)
 
 
 def testing_samples(chosen: Index, config: ClipConfig, *, num_clips: int = 1) -> ray.data.Dataset:
     """The chosen clips, each once, as it is tested: blocks of `feed.testing_samples`."""
-    groups = feed.testing_groups(chosen, piece=feed.group_options(config).get("piece"))
+    groups = testing_groups(chosen, piece=group_options(config).get("piece"))
     return _by_group(groups, _testing(chosen, config, num_clips))
 
 
@@ -205,7 +205,7 @@ def volumes(
     config, heatmap = config or ClipConfig(), heatmap or HeatmapConfig()
     if config.maps == "stored" and heatmap.kind != "joint":
         raise ValueError(f"stored maps are of joints, got heatmap.kind {heatmap.kind}; draw that from coordinates")
-    chosen = feed.index(table, split, need_label=False, need_people=False, maps=config.maps == "stored")
+    chosen = index(table, split, need_label=False, need_people=False, maps=config.maps == "stored")
     if not chosen.clips:
         raise ValueError(f"no clip to draw: split {split!r} of {table} has none")
     light, body = _light(chosen), skeleton(chosen.skeleton)
@@ -227,4 +227,4 @@ def volumes(
         layout = torch.contiguous_format
         return training.draw(*points, config.test_size, heatmap, body, memory_format=layout).numpy()
 
-    return _by_group(feed.testing_groups(chosen, piece=feed.group_options(config).get("piece")), draw)
+    return _by_group(testing_groups(chosen, piece=group_options(config).get("piece")), draw)

@@ -7,7 +7,7 @@ import pytest
 from jobs import _track, _trainer
 from posec3d import checkpoint as checkpoints
 from posec3d.config import PRESETS
-from posec3d.feed import Index
+from posec3d.index import Index
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ import pytest
 from ray import tune as ray_tune
 
 from jobs import _job, _space, tune
-from posec3d import actors, feed, load
+from posec3d import actors, load
 from posec3d.config import PRESETS
+from posec3d.index import index
 from posec3d.table import Clip, write_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -153,7 +154,7 @@ def test_what_cannot_work_is_refused_before_any_worker_starts(table, change, mes
 
 
 def test_trials_that_want_the_same_of_the_table_look_at_it_once(table, monkeypatch):
-    seen, plain = [], feed.index
+    seen, plain = [], index
     monkeypatch.setattr("jobs.train.index", lambda *args, **how: seen.append(args[1]) or plain(*args, **how))
     _, count = tune.prepare(job(table, search=(("clip.length=grid:8,12", "clip.padding=grid:None,0.25"),)))
     assert count == 4

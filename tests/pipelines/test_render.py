@@ -12,8 +12,8 @@ from pipelines import render
 from posec3d import actors, feed
 from posec3d.clips import ClipConfig, testing_clips
 from posec3d.config import HeatmapConfig
-from posec3d.feed import Share, index
 from posec3d.heatmaps import joint_volumes, limb_volumes
+from posec3d.index import Share, index, training_groups
 from posec3d.skeletons import COCO17
 from posec3d.stored import HEATMAPS, Heatmaps, heatmaps_row, heatmaps_uri, pack, stored_volumes
 from posec3d.table import Clip, read_table, write_file, write_table
@@ -54,14 +54,14 @@ def test_an_epoch_holds_every_clip_as_often_as_told_and_is_a_function_of_its_see
 
 
 def test_ray_and_one_process_make_the_same_batches(ray_local, tmp_path, monkeypatch):
-    monkeypatch.setattr(feed, "PIECE", 8)
-    monkeypatch.setattr(feed, "GROUP", 32)
+    monkeypatch.setattr("posec3d.index.PIECE", 8)
+    monkeypatch.setattr("posec3d.index.GROUP", 32)
     clips = [actor_clip(i % 7, people=1 + i % 2, label=i // 40, label_name=str(i // 40)) for i in range(160)]
     clips = [dataclasses.replace(clip, clip_id=f"c{i}") for i, clip in enumerate(clips)]
     write_table(clips, str(tmp_path), rows_per_file=40)
     chosen = index(str(tmp_path), "train")
     plan = {"seed": 3, "epoch": 1, "repeat": 8, "balanced": True, "share": Share(1, 2)}
-    assert len(feed.training_groups(chosen, **plan)) > 10
+    assert len(training_groups(chosen, **plan)) > 10
     monkeypatch.setattr(render, "WAVE", 4)
     by_ray = list(render.training_batches(chosen, CONFIG, 32, **plan))
     here = list(feed.training_batches(chosen, CONFIG, 32, **plan))

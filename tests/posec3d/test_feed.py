@@ -10,8 +10,9 @@ import pytest
 
 from posec3d import feed, storage
 from posec3d.clips import ClipConfig, testing_clips
-from posec3d.feed import Share, index, rebatch, testing_groups, training_groups
+from posec3d.feed import rebatch
 from posec3d.frames import STAGE, Frames, to_row, write_frames
+from posec3d.index import GROUP, Index, Share, Unit, index, testing_groups, training_groups
 from posec3d.streams import testing_people
 from posec3d.table import FAILURES, Clip, failures_uri, read_table, write_file, write_table
 
@@ -143,8 +144,8 @@ def test_a_sample_is_the_same_in_whatever_share_it_falls(sorted_table):
 @pytest.fixture
 def many_groups(monkeypatch):
     """An epoch of the small tables is one group; let it be some twenty."""
-    monkeypatch.setattr(feed, "PIECE", 8)
-    monkeypatch.setattr(feed, "GROUP", 32)
+    monkeypatch.setattr("posec3d.index.PIECE", 8)
+    monkeypatch.setattr("posec3d.index.GROUP", 32)
 
 
 def test_every_batch_of_a_small_sorted_table_holds_every_class(tmp_path):
@@ -158,11 +159,11 @@ def test_every_batch_of_a_small_sorted_table_holds_every_class(tmp_path):
 def test_the_classes_of_a_table_sorted_by_them_come_almost_as_mixed_as_by_chance():
     # 60 classes of 640 clips, in row groups of 64: planning alone, no table is read.
     units = [
-        feed.Unit(f"{label}", "", group, np.arange(64), np.full(64, label), np.full((64, 2), -1))
+        Unit(f"{label}", "", group, np.arange(64), np.full(64, label), np.full((64, 2), -1))
         for label in range(60)
         for group in range(10)
     ]
-    groups = training_groups(feed.Index(units, 1, "coco17", 0), seed=0, epoch=0, repeat=2)
+    groups = training_groups(Index(units, 1, "coco17", 0), seed=0, epoch=0, repeat=2)
     rng = np.random.default_rng(0)
     seen = []
     for group in groups[:-1]:
@@ -174,12 +175,12 @@ def test_the_classes_of_a_table_sorted_by_them_come_almost_as_mixed_as_by_chance
 
 def test_a_group_is_no_larger_than_told_however_small_the_row_groups_are():
     nowhere = np.full((2, 2), -1)
-    units = [feed.Unit(f"{i}", "", 0, np.arange(2), np.zeros(2, int), nowhere) for i in range(5000)]
+    units = [Unit(f"{i}", "", 0, np.arange(2), np.zeros(2, int), nowhere) for i in range(5000)]
     sizes = [
         sum(len(p.rows) for p in group.pieces)
-        for group in training_groups(feed.Index(units, 1, "coco17", 0), seed=0, epoch=0)
+        for group in training_groups(Index(units, 1, "coco17", 0), seed=0, epoch=0)
     ]
-    assert set(sizes[:-1]) == {feed.GROUP} and sum(sizes) == 10_000
+    assert set(sizes[:-1]) == {GROUP} and sum(sizes) == 10_000
 
 
 def test_processes_make_the_same_batches(sorted_table, many_groups):

@@ -10,6 +10,7 @@ import pytest
 from posec3d import feed
 from posec3d.clips import ClipConfig, clip_box
 from posec3d.frames import cut_frames, frames_uri, locate, read_frames, rgb_clips, spread, to_row, write_frames
+from posec3d.index import index, index_options, testing_groups, training_groups
 from posec3d.table import Clip, read_table, write_table
 from posec3d.video import Video, VideoError, write_video
 
@@ -60,9 +61,9 @@ def brightness(rgb, xy):
 def test_joints_lie_on_the_same_places_of_the_picture(table, more):
     """However the clip is cropped, turned and flipped: pictures at four times the resolution show the joints there."""
     config = replace(CONFIG, **more)
-    chosen = feed.index(table, rgb=True)
+    chosen = index(table, rgb=True)
     for epoch in range(3):
-        (group,) = feed.training_groups(chosen, seed=0, epoch=epoch)
+        (group,) = training_groups(chosen, seed=0, epoch=epoch)
         samples = feed.training_samples(group, chosen, config, seed=0, epoch=epoch)
         assert samples["rgb"].shape == (3, 3, 112, 112, 3) and samples["rgb"].dtype == np.uint8
         for rgb, xy in zip(samples["rgb"], samples["xy"], strict=True):
@@ -72,8 +73,8 @@ def test_joints_lie_on_the_same_places_of_the_picture(table, more):
 
 
 def test_test_clips_show_the_joints_too(table):
-    chosen = feed.index(table, rgb=True)
-    (group,) = feed.testing_groups(chosen)
+    chosen = index(table, rgb=True)
+    (group,) = testing_groups(chosen)
     samples = feed.testing_samples(group, chosen, CONFIG, num_clips=2)
     assert samples["rgb"].shape == (3, 2, 3, 128, 128, 3)
     for rgb, xy in zip(samples["rgb"], samples["xy"], strict=True):
@@ -86,19 +87,19 @@ def test_without_a_crop_pictures_and_poses_are_the_whole_frame(table, tmp_path):
     """320 x 240 pixels in a square of 320: at 0.4 of the size 16 black rows above and below, and joints in place."""
     config = replace(CONFIG, padding=None)
     with pytest.raises(ValueError, match=r"the pictures of 2 clips in .* clip\.padding None, .* wants more: .*whole"):
-        feed.index(table, rgb=True, whole=True)
+        index(table, rgb=True, whole=True)
     uri, clips = str(tmp_path / "table"), list(read_table(table))
     write_table(clips, uri)
     write_frames([to_row(c.clip_id, cut_frames(c, crop="whole")) for c in clips[:2]], uri, "x")
-    chosen = feed.index(uri, rgb=True, whole=True)  # the third clip's pictures are its video's
-    (group,) = feed.testing_groups(chosen)
+    chosen = index(uri, rgb=True, whole=True)  # the third clip's pictures are its video's
+    (group,) = testing_groups(chosen)
     samples = feed.testing_samples(group, chosen, config)
     for clip, rgb, xy in zip(clips, samples["rgb"][:, 0], samples["xy"][:, 0], strict=True):
         np.testing.assert_allclose(xy[0], (clip.keypoints[0, :4] + [0, 40]) / 10, atol=1e-4)
         assert not rgb[:, :15].any() and not rgb[:, 113:].any() and rgb[2, 17:111].mean(-1).min() > 20
         on, _ = brightness(rgb, xy[0, 0])
         assert len(on) == 17 and on.min() > 150
-    (group,) = feed.training_groups(chosen, seed=0, epoch=0)
+    (group,) = training_groups(chosen, seed=0, epoch=0)
     samples = feed.training_samples(group, chosen, replace(config, flip=1.0), seed=0, epoch=0)
     for rgb, xy in zip(samples["rgb"], samples["xy"], strict=True):
         on, _ = brightness(rgb, xy[0, 0])
@@ -108,13 +109,13 @@ def test_without_a_crop_pictures_and_poses_are_the_whole_frame(table, tmp_path):
 def test_a_wide_crop_shows_what_is_around_the_people(table, tmp_path):
     """By half of what they span, of which stored pictures of subjects show a quarter: those are refused."""
     config, narrow = replace(CONFIG, padding=0.5), replace(CONFIG, padding=0.1)
-    assert not feed.index_options(narrow)["whole"]
+    assert not index_options(narrow)["whole"]
     with pytest.raises(ValueError, match=r"of 2 clips in .* clip\.padding None, or above 0\.25, wants more"):
-        feed.index(table, **feed.index_options(config))
+        index(table, **index_options(config))
     uri = str(tmp_path / "table")
     write_table(read_table(table), uri)
-    chosen = feed.index(uri, **feed.index_options(config))
-    (group,) = feed.testing_groups(chosen)
+    chosen = index(uri, **index_options(config))
+    (group,) = testing_groups(chosen)
     samples = feed.testing_samples(group, chosen, config)
     for clip, rgb in zip(read_table(uri), samples["rgb"][:, 0], strict=True):
         x, _, w, _ = clip_box(clip.keypoints, clip.scores, (HEIGHT, WIDTH), config.padding)
@@ -174,8 +175,8 @@ def test_frames_can_be_removed_and_the_table_is_as_before(table, tmp_path):
     shutil.rmtree(frames_uri(copy))
     for old, clip in zip(before, read_table(copy), strict=True):
         np.testing.assert_array_equal(old, clip.keypoints)
-    chosen = feed.index(copy, rgb=True)
-    (group,) = feed.testing_groups(chosen)
+    chosen = index(copy, rgb=True)
+    (group,) = testing_groups(chosen)
     assert feed.testing_samples(group, chosen, CONFIG)["rgb"].any()  # straight from the videos
 
 

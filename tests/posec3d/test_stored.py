@@ -13,6 +13,7 @@ from posec3d.actors import make_clip
 from posec3d.clips import ClipConfig, testing_clips
 from posec3d.config import HeatmapConfig, TrainConfig
 from posec3d.heatmaps import joint_volumes
+from posec3d.index import index, index_options
 from posec3d.pose import extract_poses
 from posec3d.skeletons import COCO17
 from posec3d.stored import (
@@ -235,7 +236,7 @@ def test_a_training_clip_of_stored_maps_has_its_joints_where_that_of_coordinates
     made = {}
     for maps in ("drawn", "stored"):
         of = dataclasses.replace(config, maps=maps)
-        chosen = feed.index(str(tmp_path), **feed.index_options(of))
+        chosen = index(str(tmp_path), **index_options(of))
         (made[maps],) = feed.training_batches(chosen, of, 2, seed=seed, epoch=0, repeat=2)
     volume, xy = levels(made["stored"]["volume"]), made["drawn"]["xy"][:, 0].transpose(0, 2, 1, 3)  # (N, V, T, 2)
     inside = ((xy > 6) & (xy < 41)).all(-1)
@@ -256,7 +257,7 @@ def test_what_changes_coordinates_alone_does_not_go_with_stored_maps(people, tmp
     tables.write_table([clip], str(tmp_path))
     write(tmp_path, c=heatmaps)
     with pytest.raises(ValueError, match="stored heatmaps have the joints of coco17, not those of openpose18"):
-        feed.index(str(tmp_path), need_label=False, skeleton="openpose18", maps=True)
+        index(str(tmp_path), need_label=False, skeleton="openpose18", maps=True)
 
 
 def test_maps_of_other_people_than_the_clips_are_refused(people):
