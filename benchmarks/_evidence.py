@@ -273,26 +273,28 @@ def claims(results: Results) -> list[str]:
     claim("b", "Robustness", [*worse, *_occlusion(results)])
     claim("c", "Another pose estimator", _estimators(results))
     claim("d", "People", _persons(results))
-    claim("e", "Uniform sampling against a fixed stride", _together(utd, "3D-CNN, joints", "sampling", results))
-    claim("f", "Subject-centred crop", _together(utd, "3D-CNN, joints", "crop", results))
+    claim("e", "Uniform sampling against a fixed stride", _together(utd, ["3D-CNN, joints"], "sampling", results))
+    claim("f", "Subject-centred crop", _together(utd, ["3D-CNN, joints"], "crop", results))
     kinds = {title: row for title, row in utd.items() if title.startswith("3D-CNN")}
     fused = "3D-CNN, joints and limbs" in kinds
     claim("g", "Joints, limbs, both", table(["", *HEAD[:4]], [[t, *r.cells()[:4]] for t, r in kinds.items()] * fused)
           if fused else [])  # fmt: skip
     claim("h", "One clip against ten", _clips(utd))
     claim("i", "Stored heatmaps against coordinates", _heatmaps(results))
-    claim("j", "2D against 3D skeletons", _together(utd, "ST-GCN++", "dimensions", results))
+    flat = ["ST-GCN++", "ST-GCN++, subject-centred"]  # 3D is relative to the body
+    claim("j", "2D against 3D skeletons", _together(utd, flat, "dimensions", results))
     claim("k", "RGB and pose", _rgb(results))
     claim("l", "One loss against two", _losses(results))
     return lines
 
 
-def _together(utd: Mapping[str, Row], title: str, suite: str, results: Results) -> list[str]:
-    """A line of UTD-MHAD's table beside a suite of its own; empty unless both are there."""
+def _together(utd: Mapping[str, Row], titles: Sequence[str], suite: str, results: Results) -> list[str]:
+    """Lines of UTD-MHAD's table beside a suite of its own; empty unless some of both are there."""
+    ours = {title: utd[title] for title in titles if title in utd}
     others = rows_of(suite, results)
-    if title not in utd or not others:
+    if not ours or not others:
         return []
-    cells = [[name, *row.cells()] for name, row in {title: utd[title], **others}.items()]
+    cells = [[name, *row.cells()] for name, row in {**ours, **others}.items()]
     return [*table(["", *HEAD], cells), *_commands(suite, results)]
 
 

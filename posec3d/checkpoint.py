@@ -67,7 +67,7 @@ def build_model(config: TrainConfig, skeleton_name: str, num_classes: int) -> nn
         wanted = "clip.rgb_length > 0 (8 as published)" if name in RGB + RGBPOSE else "clip.rgb_length 0"
         raise ValueError(f"{name} wants {wanted}, got {clip.rgb_length}")
     if (name in GRAPH) != (clip.space != "volume"):
-        wanted = "frame or body" if name in GRAPH else "volume"
+        wanted = "frame, subject or body" if name in GRAPH else "volume"
         raise ValueError(f"{name} wants clip.space {wanted}, got {clip.space}; start from a preset of that model")
     if name in GRAPH:
         if clip.persons is None:  # it averages over all M, so scores would depend on the most crowded clip of a table

@@ -274,10 +274,10 @@ class ClipConfig:
     maps: Literal["drawn", "stored"] = "drawn"
     """What fills a volume: Gaussians at the coordinates, or the pose network's own heatmaps, which
     `jobs.extract --store heatmaps` keeps beside a table; to compare."""
-    space: Literal["volume", "frame", "body"] = "volume"
+    space: Literal["volume", "frame", "subject", "body"] = "volume"
     """What coordinates are for: a volume around the subjects, or a graph network, relative to the frame (-1 to 1, with
-    the score) or in 3D to the body (metres). In the latter two sizes and crops mean nothing, and noise and offset are
-    in units of the space."""
+    the score), to the subject-centred crop (the same), or in 3D to the body (metres). Of graph networks sizes mean
+    nothing, padding only that crop's, and noise and offset are in units of the space."""
     stream: Literal["joint", "bone", "joint-motion", "bone-motion"] = "joint"
     """What a graph network looks at."""
 

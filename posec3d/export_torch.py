@@ -50,7 +50,7 @@ def module(checkpoint: Checkpoint) -> nn.Module:
     if clip.space == "frame":
         return GraphScores(checkpoint).eval()
     raise NotExportable(
-        f"a {checkpoint.config.model.name} of clip.space {clip.space} cannot be exported: its people are turned by the "
+        f"a {checkpoint.config.model.name} of clip.space {clip.space} cannot be exported: its people are placed by the "
         "whole video, which the file never sees; train it with clip.space frame"
     )
 

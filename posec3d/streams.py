@@ -1,7 +1,7 @@
 """Streams: a table row -> what graph networks see of it: joints, bones or their motion, people by frames by joints.
 
-Coordinates are relative to the frame (2D) or to a body (3D), as PYSKL, whose graph networks these are, prepares them.
-Nothing is cropped and no volume is drawn.
+Coordinates are relative to the frame or to the subjects (2D), or to a body (3D), as PYSKL, whose graph networks these
+are, prepares them. No volume is drawn.
 """
 
 import math
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from posec3d.clips import ClipConfig, Rng, jitter, sample_frames
+from posec3d.clips import ClipConfig, Rng, clip_box, jitter, sample_frames
 from posec3d.skeletons import Skeleton, convert, skeleton
 
 if TYPE_CHECKING:
@@ -22,21 +22,21 @@ _AXES = Skeleton("axes", ("hip_centre", "torso", "right_shoulder", "left_shoulde
 """Joints that say where a body stands and how it is turned; every skeleton has them."""
 
 
-def relative_to_frame(xy: np.ndarray, score: np.ndarray, frame_size: tuple[int, int]) -> np.ndarray:
-    """Scale a frame to -1 .. 1 and put the scores beside the coordinates.
+def relative_to_box(xy: np.ndarray, score: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
+    """Scale a box, such as the frame, to -1 .. 1 and put the scores beside the coordinates.
 
     Args:
         xy: (..., V, 2) pixels.
-        score: (..., V); joints of `MIN_SCORE` or less go to (0, 0), the frame's centre.
-        frame_size: (h, w).
+        score: (..., V); joints of `MIN_SCORE` or less go to (0, 0), the box's centre.
+        box: x, y, w, h in pixels.
 
     Returns:
         (..., V, 3) float32: x, y, score.
     """
-    h, w = frame_size
+    x, y, w, h = box
     half = np.array([w / 2, h / 2], np.float32)
     score = np.where(np.isfinite(xy).all(-1), score, 0)
-    points = np.where((score > MIN_SCORE)[..., None], (xy - half) / half, 0)
+    points = np.where((score > MIN_SCORE)[..., None], (xy - half - np.array([x, y], np.float32)) / half, 0)
     return np.concatenate([points, score[..., None]], -1, dtype=np.float32)
 
 
@@ -118,7 +118,7 @@ def training_people(video: "Clip", config: ClipConfig, persons: int, rng: Rng) -
 
     Args:
         video: a table's row.
-        config: its space is "frame" or "body".
+        config: its space is "frame", "subject" or "body".
         persons: M; people are cut or zero-padded to so many.
         rng: source of all draws.
 
@@ -170,7 +170,9 @@ def _points(video: "Clip", config: ClipConfig, body: Skeleton, rng: Rng | None =
         xyz = video.keypoints_3d if keep is None else video.keypoints_3d * keep[..., None]
         return relative_to_body(xyz, body), False
     scores = video.scores if keep is None else video.scores * keep
-    return relative_to_frame(video.keypoints, scores, (video.height, video.width)), True
+    size = video.height, video.width
+    box = (0, 0, *size[::-1]) if config.space == "frame" else clip_box(video.keypoints, scores, size, config.padding)
+    return relative_to_box(video.keypoints, scores, box), True
 
 
 def flipped(people: np.ndarray, body: Skeleton) -> np.ndarray:

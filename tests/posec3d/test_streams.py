@@ -24,10 +24,26 @@ def clip(people=1, frames=20, body=COCO17, seed=0, **fields):
 def test_the_frame_goes_from_minus_one_to_one_by_hand():
     xy = np.array([[200.0, 100], [0, 0], [50, 50], [150, 25], [np.nan, 3]])
     score = np.array([1.0, 0.5, 0.01, 0.02, 0.9])
-    people = streams.relative_to_frame(xy, score, (100, 200))
+    people = streams.relative_to_box(xy, score, (0, 0, 200, 100))
     # The third's score is too low for it to have a place, and the last has none.
     wanted = [[1, 1, 1], [-1, -1, 0.5], [0, 0, 0.01], [0.5, -0.5, 0.02], [0, 0, 0]]
     np.testing.assert_allclose(people, wanted, atol=1e-7)
+
+
+def test_where_the_subject_stands_in_the_frame_and_how_large_it_is_may_mean_nothing():
+    """By hand: joints span 40..100 and 10..50: the square's centre is (70, 30), half of its side 30 * 1.25."""
+    config = ClipConfig(length=4, space="subject", flip=0)
+    xy = np.zeros((1, 1, 17, 2), np.float32)
+    xy[..., 0, :], xy[..., 1:, :] = (40, 10), (100, 50)
+    one = Clip("c", 1, 300, 400, xy, np.ones((1, 1, 17), np.float32))
+    half = 75 / 2  # its edges are whole pixels: 32.5 and -7.5 become 32 and -7, 107.5 and 67.5 become 107 and 67
+    wanted = np.array([[40 - 32, 10 + 7], [100 - 32, 50 + 7]]) / [half, 74 / 2] - 1
+    seen = streams.testing_people(one, config, 1)
+    np.testing.assert_allclose(seen[0, 0, 0, :2], [[*point, 1] for point in wanted], atol=1e-6)
+    there = dataclasses.replace(one, keypoints=4 * xy + np.float32([90, 60]))
+    np.testing.assert_allclose(streams.testing_people(there, config, 1), seen, atol=0.03)  # but for whole pixels
+    frame = dataclasses.replace(config, space="frame")
+    assert abs(streams.testing_people(there, frame, 1) - streams.testing_people(one, frame, 1)).max() > 0.5
 
 
 def plain(points, body, name):
@@ -153,7 +169,7 @@ def rng(seed=0):
 def test_without_augmentation_training_sees_frames_of_the_video():
     one = clip()
     people = streams.training_people(one, CONFIG, 1, rng())
-    every = streams.relative_to_frame(one.keypoints, one.scores, (100, 200))
+    every = streams.relative_to_box(one.keypoints, one.scores, (0, 0, 200, 100))
     for frame in people[0]:
         assert (np.abs(every[0] - frame).max((1, 2)) < 1e-6).any()
 
