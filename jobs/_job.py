@@ -224,6 +224,16 @@ def require_least(job: Any, **least: int) -> None:
             raise UsageError(f"--{name.replace('_', '-')} must be >= {lowest}, got {value}")
 
 
+def require_share(gpus_per_actor: float) -> None:
+    """See that an actor's GPUs are one, none, or a share of one.
+
+    Raises:
+        UsageError: they are not.
+    """
+    if not 0 <= gpus_per_actor <= 1:
+        raise UsageError(f"--gpus-per-actor must be from 0 to 1, got {gpus_per_actor}; an actor uses one GPU")
+
+
 def failed(name: str, error: str) -> str:
     """A line for the log; many an error begins with the name of its video."""
     return f"{name} failed: {error.removeprefix(f'{name}: ')}"

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from jobs import _job, _ray, _terminal
 from pipelines import extract, frames
-from pipelines.plan import Todo, Video, find_videos, hold_out, number_labels, plan
+from pipelines.plan import DONE, Todo, Video, find_videos, hold_out, number_labels, plan
 from posec3d import estimators
 from posec3d import table as tables
 from posec3d.frames import STAGE, Crop, frames_uri, locate
@@ -204,8 +204,7 @@ def _options(job: Extract) -> extract.Options:
             raise _job.UsageError(f"--{name.replace('_', '-')} must be > 0, got {rate}")
     if job.test_share is not None and not 0 < job.test_share < 1:
         raise _job.UsageError(f"--test-share must be between 0 and 1, got {job.test_share}")
-    if not 0 <= job.gpus_per_actor <= 1:
-        raise _job.UsageError(f"--gpus-per-actor must be from 0 to 1, got {job.gpus_per_actor}; an actor uses one GPU")
+    _job.require_share(job.gpus_per_actor)
     if job.decoder == "nvdec" and not job.gpus_per_actor:
         raise _job.UsageError(
             "--decoder nvdec wants actors with a GPU, got --gpus-per-actor 0; give them one, or a share, or take ffmpeg"
@@ -360,7 +359,9 @@ def _summary(
     summary |= pictures
     summary["failures"] = [{k: f[k] for k in ("video", "stage", "error", "attempts")} for f in failed]
     _job.tell_failures([_job.failed(f["video"], f["error"]) for f in failed], where)
-    lost = len(done.failed_videos) + todo.given_up
+    # One with a piece given up before may have been done but for that.
+    given_up = {v.video for v in todo.missing if any(job.max_attempts <= tries < DONE for _, tries in v.pieces)}
+    lost = len(done.failed_videos | given_up) + todo.given_up
     _job.require_few_failures(job.max_failed, lost, count, "videos failed", where, summary)
     if pictures:
         blind = pictures["clips without frames"]

@@ -59,7 +59,7 @@ def run(job: ImportPoses) -> dict[str, Any]:
     """
     job = _job.absolute(job, "source", "table", "labels")
     options = _options(job)
-    notes = f"{job.table}/_import"
+    notes, before = f"{job.table}/_import", tables.data_files(job.table)
     try:
         annotations = open_annotations(job.format, job.source, options)
         with _job.lock(notes):
@@ -72,6 +72,8 @@ def run(job: ImportPoses) -> dict[str, Any]:
                 advance(100, _note(imported))
             return _summary(job, imported, notes)
     except (FileNotFoundError, SourceError) as error:
+        if tables.data_files(job.table) != before:  # the clips before the one that told
+            raise
         raise _job.UsageError(str(error)) from error
 
 

@@ -72,15 +72,18 @@ class Progress:
     since: datetime.datetime = field(default_factory=lambda: datetime.datetime.now(datetime.UTC))
     first: float | None = None
     """Monotonic seconds when the first result came: start-up was over."""
+    last: float = 0
+    """The same of the last result so far."""
 
     def elapsed(self) -> float:
-        """Seconds since start-up was over, never 0."""
-        return 1e-3 if self.first is None else max(time.monotonic() - self.first, 1e-3)
+        """Seconds from the end of start-up to the last result, never 0."""
+        return 1e-3 if self.first is None else max(self.last - self.first, 1e-3)
 
     def count(self, results: pa.Table) -> None:
         """Add rows of `RESULT`."""
+        self.last = time.monotonic()
         if self.first is None:
-            self.first = time.monotonic() - max(pc.max(results["ended"]).as_py() - pc.min(results["began"]).as_py(), 0)
+            self.first = self.last - max(pc.max(results["ended"]).as_py() - pc.min(results["began"]).as_py(), 0)
         failed = results.num_rows - results["error"].null_count
         self.videos += pc.sum(results["share"]).as_py()
         self.clips += results.num_rows - failed
@@ -276,4 +279,6 @@ def default_actors(cpus_per_actor: int = 1, gpus_per_actor: float = 0) -> int:
     cpus, gpus = (sum(resources.get(kind, 0) for resources in alive) for kind in ("CPU", "GPU"))
     cpus = min(cpus, os.cpu_count() or 1) if len(alive) == 1 and cpus > (os.cpu_count() or 1) else cpus - 1
     most = cpus // cpus_per_actor
-    return max(1, int(min(most, gpus // gpus_per_actor) if gpus_per_actor else most))
+    if gpus_per_actor:  # of each GPU: shares of two make no actor; and 1 // 0.2 is 4
+        most = min(most, gpus * int(1 / gpus_per_actor + 1e-9))
+    return max(1, int(most))

@@ -87,15 +87,19 @@ def _read_labels(labels: str) -> Iterator[tuple[str, str | None, tuple[str, ...]
         reader = csv.DictReader(file)
         try:
             header = reader.fieldnames or []
+            if not {"video", "label"} <= set(header):
+                raise ValueError(f"{labels}: header is {','.join(header) or 'empty'}, wanted video,label[,split]")
+            for row in reader:
+                if not row["video"]:
+                    raise ValueError(f"{labels}:{reader.line_num}: no video in this row")
+                splits = tuple(s.strip() for s in (row.get("split") or "").split(";") if s.strip())
+                yield row["video"].strip(), (row["label"] or "").strip() or None, splits
         except UnicodeDecodeError as error:
-            raise ValueError(f"{labels}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from error
-        if not {"video", "label"} <= set(header):
-            raise ValueError(f"{labels}: header is {','.join(header) or 'empty'}, wanted video,label[,split]")
-        for row in reader:
-            if not row["video"]:
-                raise ValueError(f"{labels}:{reader.line_num}: no video in this row")
-            splits = tuple(s.strip() for s in (row.get("split") or "").split(";") if s.strip())
-            yield row["video"].strip(), (row["label"] or "").strip() or None, splits
+            raise ValueError(
+                f"{labels}: not UTF-8 ({error.reason}, after line {reader.line_num}); save it as UTF-8"
+            ) from error
+        except csv.Error as error:
+            raise ValueError(f"{labels}: not CSV ({error}, after line {reader.line_num})") from error
 
 
 def hold_out(videos: Sequence[Video], share: float) -> list[Video]:
@@ -129,13 +133,16 @@ def number_labels(videos: Sequence[Video], known: dict[int, str], *, given: bool
     Args:
         videos: to be numbered.
         known: number -> name of labels that have one.
-        given: names that are whole numbers, all of them, are the numbers, unless known ones are others.
+        given: names that are whole numbers, all of them, are the numbers, unless known ones are others, or they are so
+            large (above 1,000 and ten times their count) that they are dates or ids: a model has an output for each
+            number.
     """
     names = {v.label_name for v in videos if v.label_name is not None}
     numbers = {name: number for number, name in known.items()}
-    if given and all(name.isdecimal() and name == str(int(name)) and int(name) < 2**31 for name in names):
+    own: dict[str, int] = {}
+    if given and all(name.isdecimal() and name == str(int(name)) for name in names):
         own = {name: int(name) for name in names}
-    else:
+    if max(own.values(), default=0) > max(1000, 10 * len(own)):
         own = {}
     if own and all(numbers.get(name, n) == n and known.get(n, name) == name for name, n in own.items()):
         numbers = own

@@ -4,6 +4,7 @@ A Ray Data actor holds the models and reads the poses from their table; it also 
 """
 
 import functools
+import hashlib
 import json
 import logging
 import tempfile
@@ -130,7 +131,7 @@ class Recognize:
         """A timeline's rows; its pictures are made first, so that a video with rows has them."""
         if row["pictures"]:
             try:
-                write_pictures(self.recognizer, line, f"{self.folder.rstrip('/')}/{row['clip_id']}", self.clips)
+                write_pictures(self.recognizer, line, f"{self.folder.rstrip('/')}/{_file(row['clip_id'])}", self.clips)
             except (ValueError, OSError) as error:  # what was recognised is right all the same
                 log.warning("no pictures of %s: %s", line.video or row["clip_id"], error)
         known = {"clip_id": row["clip_id"], "video": line.video, "people": line.people}
@@ -171,6 +172,15 @@ def _row_group(path: str, group: int) -> pa.Table:
 def _failure(row: dict[str, Any], stage: str, error: str, attempts: int) -> dict[str, Any]:
     known = {name: row[name] for name in ("clip_id", "video")}
     return {**known, "stage": stage, "error": error, "attempts": attempts}
+
+
+def _file(clip_id: str) -> str:
+    """What pictures of a clip are called: as its id, unless that leads elsewhere or is a file's of the job itself."""
+    parts = [part for part in clip_id.split("/") if part not in ("", ".", "..")]
+    if parts and "/".join(parts) == clip_id and clip_id not in ("settings", "summary", "predictions"):
+        return clip_id
+    digest = hashlib.blake2b(clip_id.encode(), digest_size=4).hexdigest()  # so that no two have one name
+    return f"{'/'.join(parts)}-{digest}"
 
 
 def write_pictures(recognizer: Predictor, line: Timeline, uri: str, clips: int) -> None:

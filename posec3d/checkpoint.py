@@ -13,7 +13,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn, optim
 
 from posec3d.config import TrainConfig
@@ -80,6 +80,10 @@ def build_model(config: TrainConfig, skeleton_name: str, num_classes: int) -> nn
     if name in RGBPOSE:
         options = ("lateral", "rgb_detach", "pose_detach", "rgb_drop_path", "pose_drop_path")
         arguments |= {option: getattr(config.model, option) for option in options}
+        if clip.length % clip.rgb_length:
+            raise ValueError(
+                f"{name} wants a clip.length that is a multiple of clip.rgb_length {clip.rgb_length}, got {clip.length}"
+            )
         arguments["frame_ratio"] = clip.length // clip.rgb_length
     model = create(name, num_classes, **arguments)
     return model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
@@ -266,8 +270,16 @@ def loads(data: bytes, source: str) -> Checkpoint:
         raise ValueError(
             f"{source}: checkpoint version {meta['version']}, this release reads {VERSION}; update posec3d"
         )
+    try:
+        config = TypeAdapter(TrainConfig).validate_python(meta["config"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise ValueError(
+            f"{source}: this release does not know its config ({field}: {first['msg']}); update posec3d"
+        ) from error
     return Checkpoint(
-        config=TypeAdapter(TrainConfig).validate_python(meta["config"]),
+        config=config,
         labels=tuple(meta["labels"]),
         skeleton=meta["skeleton"],
         weights=_under(tensors, "model."),

@@ -5,6 +5,7 @@ after another, or several share them; `pipelines.render` gives the same groups t
 batches of them.
 """
 
+import gc
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -234,6 +235,7 @@ def training_batches(
             sampler=groups,
             num_workers=processes,
             collate_fn=_as_they_are,
+            worker_init_fn=_forked,
             generator=torch.Generator(),
         )
     return rebatch(blocks, size, drop_last=True)
@@ -255,6 +257,11 @@ class _Samples(Dataset[Arrays]):
 
 def _as_they_are(samples: Any) -> Any:
     return samples
+
+
+def _forked(_: int) -> None:
+    # Garbage that came along may be a video's decoder: to free it is to wait for threads that stayed behind.
+    gc.freeze()
 
 
 def rebatch(blocks: Iterable[Mapping[str, np.ndarray]], size: int, *, drop_last: bool) -> Iterator[Arrays]:

@@ -4,6 +4,7 @@ The pictures of a clip are joined to its row by clip_id. Removing `_frames/` lea
 """
 
 import itertools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -230,6 +231,9 @@ def _open(path: str) -> pq.ParquetFile:
     return tables.open_file(path)
 
 
+os.register_at_fork(after_in_child=_open.cache_clear)  # forked processes would share, and move, a file's position
+
+
 def rgb_clips(
     clip: Clip,
     frames: Frames | None,
@@ -244,7 +248,7 @@ def rgb_clips(
     """Sample frames uniformly and warp them as the clip's coordinates are: what an RGB network sees.
 
     Args:
-        clip: a row of the table; its people do not matter.
+        clip: a row of the table; its people matter only where there are no `frames`: those are cut around them.
         frames: its pictures; None makes those that are sampled from its video, as `cut_frames` would.
         place: (2, 3) affine map from pixels of the video's frame to pixels of the result.
         size: side of the result.

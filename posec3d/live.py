@@ -22,7 +22,7 @@ from typing import Any
 
 import av
 import numpy as np
-from av.error import FFmpegError
+from av.error import FFmpegError, InvalidDataError
 
 from posec3d.pieces import LEAST_PRESENCE, alone, joined
 from posec3d.pose import Seen, estimate, tracked
@@ -78,12 +78,13 @@ class Newest:
         self.error: str | None = None
         self.received = 0
         self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
+        if not self._paced:  # a file waits until somebody looks
+            self._thread.start()
 
     def _read(self) -> None:
         start: float | None = None
         try:
-            for frame in self._container.decode(self._stream):
+            for frame in self._frames():
                 if self._over:
                     return
                 if self._paced and frame.time is not None:
@@ -102,12 +103,22 @@ class Newest:
                 self._over = True
                 self._changed.notify()
 
+    def _frames(self) -> Iterator[av.VideoFrame]:
+        for packet in self._container.demux(self._stream):
+            try:
+                frames = packet.decode()
+            except InvalidDataError:  # damaged on its way; the next ones may be whole
+                continue
+            yield from frames
+
     def take(self) -> tuple[float, np.ndarray] | None:
         """Wait for a frame newer than the last one; None when the stream is over.
 
         Returns:
             When it came, by the monotonic clock, and (H, W, 3) uint8 RGB, upright.
         """
+        if self._thread.ident is None:
+            self._thread.start()
         with self._changed:
             self._changed.wait_for(lambda: self._frame is not None or self._over)
             taken, self._frame = self._frame, None
@@ -118,7 +129,8 @@ class Newest:
     def close(self) -> None:
         """Stop reading."""
         self._over = True
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
         self._container.close()
 
 
@@ -196,12 +208,12 @@ def watch(
 def _moments(
     recognizer: Predictor, newest: Newest, window: float, every: float, per_person: bool, clips: int
 ) -> Iterator[Moment]:
-    detector, estimator = recognizer.networks
     held: deque[tuple[float, Seen, list[int]]] = deque()  # when it came, who is in it, and their numbers
     started = answered = free = -math.inf  # when the first frame came; the one last answered; since when it only looks
     looked = count = 0
     told = False
     try:
+        detector, estimator = recognizer.networks  # which may take long; a file is not played before
         while (taken := newest.take()) is not None:
             came, frame = taken
             looked += 1

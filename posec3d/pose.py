@@ -39,8 +39,6 @@ class Crop:
     """Size of the region, in units of the box grown to the crop's aspect."""
     antialias: bool = True
     """Average where the region shrinks by more than two; False is plain bilinear, as in MMPose."""
-    udp: bool = False
-    """Unbiased data processing (Huang et al., CVPR 2020): the outer pixels' *centres* lie on the region's edges."""
 
 
 class PoseEstimator(Protocol):
@@ -108,7 +106,7 @@ def cut(frame: np.ndarray, region: np.ndarray, crop: Crop) -> np.ndarray:
     size = np.array([crop.width, crop.height])
     # Linear interpolation reads 2x2 pixels; what shrinks more is drawn larger and then averaged.
     times = max(int(np.ceil((region[2:] / size).max() / 2)), 1) if crop.antialias else 1
-    step = region[2:] / (size - crop.udp) / times
+    step = region[2:] / size / times
     # The crop's first pixel lies on the region's corner; averaged, it is the mean of `times` by `times` pixels there.
     x, y = region[:2] - (times - 1) / 2 * step
     matrix = np.array([[step[0], 0, x], [0, step[1], y]], np.float64)
@@ -192,6 +190,11 @@ def extract_poses(
             crops += sum(map(len, found))
             at = timed("pose", at)
     at = timed("decode", at)
+    if end_s is None and max(given, default=-1) >= start + len(seen):
+        raise ValueError(
+            f"{detector.name}: a box in frame {max(given)} of {video_uri}, which has frames 0 to "
+            f"{start + len(seen) - 1}; count frames from 0, and give the video that the boxes were made of"
+        )
     clip, tracks = tracked(seen, (info.height, info.width), info.fps, estimator.skeleton, max_persons=max_persons)
     clip = replace(
         clip,

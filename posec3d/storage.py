@@ -106,7 +106,8 @@ def read_whole(uri: str) -> bytes | None:
     """The content of a file, None if there is none."""
     fs, path = fsspec.url_to_fs(uri)
     try:
-        return bytes(fs.cat_file(path))
+        with reaching(uri):
+            return bytes(fs.cat_file(path))
     except FileNotFoundError:
         return None
 
@@ -184,7 +185,8 @@ def exists(uri: str) -> bool:
     if "://" not in uri:
         return os.path.exists(uri)
     fs, name = fsspec.url_to_fs(uri)
-    return bool(fs.exists(name))
+    with reaching(uri):
+        return bool(fs.exists(name))
 
 
 def remove(uri: str) -> None:
@@ -198,20 +200,27 @@ def files_below(fs: Any, top: str) -> dict[str, int]:
     """Paths of all files below a folder, in order, and their sizes; on a disk those behind links to folders, too."""
     if not isinstance(fs, LocalFileSystem):
         return {path: info["size"] for path, info in sorted(fs.find(top, detail=True).items())}
-    found = {}
-    for folder, below, names in os.walk(top, followlinks=True):
-        # A link to a folder that it lies in would be followed for ever.
-        here = os.path.realpath(folder)
-        below[:] = [name for name in below if not _leads_back(here, os.path.join(folder, name))]
-        for path in (os.path.join(folder, name) for name in names):
-            # A link to nowhere fails when it is read.
-            found[path] = os.stat(path).st_size if os.path.exists(path) else 0
+    found: dict[str, int] = {}
+    _find(top, (os.path.realpath(top),), found)
     return dict(sorted(found.items()))
 
 
-def _leads_back(here: str, path: str) -> bool:
-    there = os.path.realpath(path)
-    return os.path.islink(path) and (here == there or here.startswith(f"{there.rstrip('/')}/"))
+def _find(folder: str, way: tuple[str, ...], found: dict[str, int]) -> None:
+    """Add the files below a folder; the way to it are the real folders walked through."""
+    try:
+        entries = list(os.scandir(folder))
+    except PermissionError as error:
+        log.warning("%s; its files are left out", error)
+        return
+    for entry in entries:
+        if not entry.is_dir():
+            # A link to nowhere fails when it is read.
+            found[entry.path] = entry.stat().st_size if os.path.exists(entry.path) else 0
+            continue
+        there = os.path.realpath(entry.path)
+        # A link to a folder that the way leads through, or that one of them lies in, would be followed for ever.
+        if not any(on_way == there or on_way.startswith(f"{there.rstrip('/')}/") for on_way in way):
+            _find(entry.path, (*way, there), found)
 
 
 def content_version(uri: str) -> str:

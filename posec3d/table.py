@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from posec3d.skeletons import convert, skeleton
-from posec3d.storage import open_copy, write_whole
+from posec3d.storage import open_copy, reaching, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,7 @@ VERSION = 1
 VERSION_KEY = b"posec3d.version"
 UNITS_PER_PIXEL = 4  # coordinates are stored in quarters of a pixel
 ROW_GROUP = 64  # clips
+WAITING_BYTES = 2**25  # of rows that wait to be written
 
 SCHEMA = pa.schema(
     [
@@ -247,18 +248,20 @@ def require_table(uri: str) -> list[str]:
 def data_files(uri: str) -> list[str]:
     """Paths of the table's Parquet files, sorted, in the form `open_file` takes; empty if there is no table yet."""
     fs, root = fsspec.url_to_fs(uri)
-    if not fs.exists(root):
-        return []
-    files = [path for path in fs.ls(root, detail=False) if path.endswith(".parquet")]
+    with reaching(uri):
+        if not fs.exists(root):
+            return []
+        files = [path for path in fs.ls(root, detail=False) if path.endswith(".parquet")]
     return sorted(fs.unstrip_protocol(path) for path in files)
 
 
 def size(uri: str) -> int:
     """Bytes of a table's data files; 0 if there is no table."""
     fs, root = fsspec.url_to_fs(uri)
-    if not fs.exists(root):
-        return 0
-    return sum(file["size"] for file in fs.ls(root, detail=True) if file["name"].endswith(".parquet"))
+    with reaching(uri):
+        if not fs.exists(root):
+            return 0
+        return sum(file["size"] for file in fs.ls(root, detail=True) if file["name"].endswith(".parquet"))
 
 
 def open_file(path: str, *, version: str = "", cache: int = 0) -> pq.ParquetFile:
@@ -321,14 +324,18 @@ def read_row_groups(uri: str, columns: Sequence[str] | None = None) -> Iterator[
 
 
 def write_table(clips: Iterable[Clip], uri: str, *, rows_per_file: int = 512) -> int:
-    """Append clips to a table in files of at most `rows_per_file` rows; returns how many were written."""
+    """Append clips to a table in files of at most `rows_per_file` rows; returns how many were written.
+
+    Files of long clips have fewer rows, for rows wait in memory.
+    """
     rows: list[dict[str, Any]] = []
-    written = 0
+    written = held = 0
     for clip in clips:
         rows.append(to_row(clip))
-        if len(rows) == rows_per_file:
+        held += clip.keypoints.nbytes
+        if len(rows) == rows_per_file or held >= WAITING_BYTES:
             write_file(rows_to_arrow(rows), uri)
-            written, rows = written + len(rows), []
+            written, rows, held = written + len(rows), [], 0
     if rows:
         write_file(rows_to_arrow(rows), uri)
     return written + len(rows)

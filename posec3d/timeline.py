@@ -285,12 +285,11 @@ class _Watcher:
             edges.append(min(self.edge(len(edges)), self.end))
         for person, looks in by_person.items():
             if self.how.window_s is None:
-                parts = [(look.start_frame, look.end_frame, look.scores) for look in looks]
+                parts = [(look.start_frame, look.end_frame, int(look.scores.argmax()), look.scores) for look in looks]
             else:
                 length = looks[0].end_frame - looks[0].start_frame  # all windows are as long
                 parts = smoothed(self.starts, length, {look.start_frame: look.scores for look in looks}, edges)
-            for start, end, scores in parts:
-                best = int(scores.argmax())
+            for start, end, best, scores in parts:
                 actions.append(Action(start, end, person, labels[best], float(scores[best]), scores))
         actions.sort(key=lambda a: (a.start_frame, a.person or 0))
         first, start = self.first, self.first.start_frame
@@ -303,8 +302,8 @@ class _Watcher:
 
 def smoothed(
     starts: Sequence[int], length: int, scores: Mapping[int, np.ndarray], edges: Sequence[int]
-) -> list[tuple[int, int, np.ndarray]]:
-    """Windows' probabilities -> (first frame, end, probabilities) of one action after the other.
+) -> list[tuple[int, int, int, np.ndarray]]:
+    """Windows' probabilities -> (first frame, end, class, probabilities) of one action after the other.
 
     The time between two edges is a moment. Its probabilities are the mean of the windows that cover its middle; one
     with nobody in it speaks for "nobody", which is a class like all others here. Moments of one likeliest class are
@@ -318,7 +317,8 @@ def smoothed(
         edges: first frames of the moments, ascending, and the end of the last one.
 
     Returns:
-        What is not "nobody"; the probabilities are the mean over its moments, and add up to 1.
+        What is not "nobody". The class is that of the run; the probabilities are the mean over its moments and add up
+        to 1: where a run was given short ones, another class may be likelier in them.
     """
     starts, edges = list(starts), list(edges)
     classes = len(next(iter(scores.values())))
@@ -347,5 +347,5 @@ def smoothed(
     for a, b in runs:
         mean = p[a:b, :classes].mean(0)
         if best[a] < classes:
-            found.append((edges[low + a], edges[low + b], (mean / mean.sum()).astype(np.float32)))
+            found.append((edges[low + a], edges[low + b], int(best[a]), (mean / mean.sum()).astype(np.float32)))
     return found

@@ -14,7 +14,6 @@ from posec3d.annotations.source import SourceError
 from posec3d.table import Clip
 
 ROWS_PER_FILE = 512
-_BYTES = 32 * 2**20  # of rows that wait to be written
 
 
 @dataclass
@@ -115,7 +114,7 @@ class _Writer:
         row = tables.to_row(clip)
         self.rows.append(row)
         self.bytes += sum(value.nbytes for value in row.values() if hasattr(value, "nbytes"))
-        if len(self.rows) >= ROWS_PER_FILE or self.bytes > _BYTES:
+        if len(self.rows) >= ROWS_PER_FILE or self.bytes >= tables.WAITING_BYTES:
             self.write()
 
     def write(self) -> None:

@@ -140,6 +140,16 @@ def test_a_source_of_which_nothing_can_be_read_is_exit_code_1(tmp_path, capsys):
     assert "none of its 1 clips could be imported; the first: cut off" in capsys.readouterr().err
 
 
+def test_wrong_usage_that_shows_half_way_is_no_exit_code_2_for_something_was_done(tmp_path, capsys):
+    (tmp_path / "labels.txt").write_text("walk\n")
+    for labels, code, rows in (((7, 0), _job.USAGE, 0), ((0, 7), _job.FAILED, 1)):
+        source = saved(tmp_path / "a.pkl", [annotation(f"c{i}", label=label) for i, label in enumerate(labels)])
+        table = tmp_path / f"table{code}"
+        assert start("pyskl", source, "--table", table, "--labels", tmp_path / "labels.txt") == code
+        assert "label 7, but the labels file has 1 names" in capsys.readouterr().err
+        assert len(list(table.glob("*.parquet"))) == rows
+
+
 def test_names_that_are_no_text_fail_alone(tmp_path):
     items = [annotation("a"), annotation("b\ud800"), annotation("c")]
     found = run(saved(tmp_path / "a.pkl", items), tmp_path / "table")

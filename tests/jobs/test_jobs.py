@@ -189,7 +189,10 @@ def test_prediction_names_draws_and_survives_a_bad_video(run, movenet, tmp_path)
         ({"skeleton": "penn14"}, "unknown skeleton 'penn14'"),
         ({"precision": "float16"}, "--precision float16 is for --use-gpu"),
         ({"config": GRAPH, "render": "worker"}, r"draws volumes, and stgcn\+\+ takes none"),
-        ({"config": dataclasses.replace(CONFIG, model=GRAPH.model)}, r"stgcn\+\+ wants clip\.space frame or body"),
+        (
+            {"config": dataclasses.replace(CONFIG, model=GRAPH.model)},
+            r"stgcn\+\+ wants clip\.space frame, subject or body",
+        ),
     ],
 )
 def test_training_refuses_what_cannot_work_before_any_worker_starts(table, change, message):

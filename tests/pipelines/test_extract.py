@@ -144,6 +144,17 @@ def test_a_large_result_is_written_though_it_is_one_row(tmp_path, monkeypatch):
     assert sizes == [2, 2]
 
 
+@pytest.mark.parametrize(
+    ("gpus", "share", "actors"), [(1, 0.2, 5), (1, 0.1, 10), (2, 0.6, 2), (2, 1, 2), (3, 0.5, 6), (1, 0.3, 3)]
+)
+def test_a_gpu_holds_as_many_actors_as_its_shares_make(monkeypatch, gpus, share, actors):
+    """As Ray places them: shares of two GPUs make no actor. In floats 1 // 0.2 is 4."""
+    node = {"Alive": True, "Resources": {"CPU": 20.0, "GPU": float(gpus)}}
+    monkeypatch.setattr("ray.nodes", lambda: [node, {"Alive": False, "Resources": {"GPU": 9.0}}])
+    monkeypatch.setattr("os.cpu_count", lambda: 20)
+    assert extract.default_actors(1, share) == actors
+
+
 def test_what_a_killed_driver_had_saved_comes_into_the_table_once(mixed, tools, tmp_path):
     rows = [worker.extract_row(asdict(v), *tools, worker.Options()) for v in find_videos(str(mixed))]
     kept = writer.Writer(str(tmp_path), 100, extract.write, extract.PENDING)

@@ -44,10 +44,12 @@ def test_a_labels_file_names_videos_labels_and_splits(tmp_path):
         ("file,label\na.mp4,x\n", "header is file,label, wanted video,label"),
         ("video,label\n,x\n", "no video in this row"),
         ("video,label\na.mp4,x\na.mp4,y\n", "named twice; join its splits"),
+        ("video,label\n" + 2000 * "a.mp4,x\n" + "b.mp4,caf\xe9\n", "not UTF-8 .*; save it as UTF-8"),
+        ("video,label\na.mp4," + 200_000 * "x", r"not CSV \(field larger than .*, after line 1\)"),
     ],
 )
 def test_a_bad_labels_file_is_refused_with_the_reason(tmp_path, text, message):
-    (tmp_path / "labels.csv").write_text(text)
+    (tmp_path / "labels.csv").write_text(text, encoding="latin-1")
     with pytest.raises(ValueError, match=message):
         find_videos(str(tmp_path), str(tmp_path / "labels.csv"))
 
@@ -90,6 +92,8 @@ def test_labels_of_a_file_that_are_numbers_are_the_numbers():
     assert numbers(["12", "3"], {}, given=True) == [12, 3]
     assert numbers(["20230101", "3"], {}) == [0, 1]  # folders named by dates are names
     assert numbers(["01", "1"], {}, given=True) == [0, 1]
+    assert numbers(["1000", "3"], {}, given=True) == [1000, 3]
+    assert numbers(["20230101", "3"], {}, given=True) == [0, 1]  # ids and dates: a model has an output for each number
     assert numbers(["7", "3"], {3: "3", 5: "5"}, given=True) == [7, 3]
 
 
@@ -116,6 +120,14 @@ def test_links_to_folders_are_followed_but_not_round_and_round(tmp_path):
     found = [(v.video.removeprefix(f"{tmp_path}/videos/"), v.label_name) for v in find_videos(str(tmp_path / "videos"))]
     kick = [("kick/c.mp4", "kick"), ("kick/gone.mp4", "kick")]
     assert found == [*kick, ("wave/a.mp4", "wave"), ("wave/deep/b.mp4", "deep")]
+
+
+def test_folders_that_are_linked_from_each_other_are_walked_once_on_each_way(tmp_path):
+    touch(tmp_path, "a/1.mp4", "b/2.mp4")
+    (tmp_path / "a/x").symlink_to(tmp_path / "b")
+    (tmp_path / "b/y").symlink_to(tmp_path / "a")
+    found = [v.video.removeprefix(f"{tmp_path}/") for v in find_videos(str(tmp_path))]
+    assert found == ["a/1.mp4", "a/x/2.mp4", "b/2.mp4", "b/y/1.mp4"]
 
 
 def test_a_name_that_is_not_utf8_is_escaped(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipelines.recognize import write_pictures
+from pipelines.recognize import _file, write_pictures
 from posec3d import actors
 from posec3d import checkpoint as checkpoints
 from posec3d.config import PRESETS
@@ -49,3 +49,14 @@ def test_of_people_alone_no_picture_shows_all_together(recognizer, clip, tmp_pat
     with pytest.raises(ValueError, match="has no video"):
         write_pictures(recognizer, line, str(tmp_path / "c"), 1)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("clip_id", ["../../etc/x", "/etc/x", "a/../../x", "settings", "summary", "..", ""])
+def test_an_id_of_somebody_elses_table_leads_nowhere(clip_id):
+    name = _file(clip_id)
+    assert name != clip_id and not name.startswith("/") and ".." not in name.split("/")
+    assert name != _file(f"./{clip_id}")  # still one name an id
+
+
+def test_pictures_are_called_as_the_clip_otherwise():
+    assert [_file(name) for name in ("wave-3f", "S001/C002", "a..b")] == ["wave-3f", "S001/C002", "a..b"]

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from posec3d import checkpoint as checkpoints
 from posec3d.checkpoint import Checkpoint, adapted, build_model, merged
 from posec3d.clips import ClipConfig
 from posec3d.config import PRESETS, HeatmapConfig, ModelConfig, TrainConfig
@@ -103,6 +104,13 @@ def test_other_lateral_connections_are_refused():
 def test_another_model_is_refused():
     with pytest.raises(ValueError, match="weights are those of a pose-slowonly-light, this run is a msg3d"):
         adapted(made(JOINT), GRAPH, "coco17", ("a", "b"))
+
+
+def test_a_config_of_a_later_release_is_told_with_the_file_and_the_remedy(tmp_path):
+    config = dataclasses.replace(GRAPH, clip=dataclasses.replace(GRAPH.clip, space="spiral"))
+    data = checkpoints.dumps(Checkpoint(config, ("a", "b"), "coco17", {"weight": torch.zeros(2)}))
+    with pytest.raises(ValueError, match=r"^x\.safetensors: .*\(clip\.space: Input should be .*\); update posec3d"):
+        checkpoints.loads(data, "x.safetensors")
 
 
 @pytest.mark.parametrize("light", ["", "-light"])

@@ -72,6 +72,16 @@ def test_joints_lie_on_the_same_places_of_the_picture(table, more):
             assert on.min() > 150 and everywhere < 100
 
 
+def test_processes_that_are_forked_after_a_picture_was_read_read_their_own(table):
+    """Of one open file they would share, and move, the position."""
+    chosen, plan = index(table, rgb=True), {"seed": 0, "epoch": 0, "repeat": 40}
+    here = list(feed.training_batches(chosen, CONFIG, 20, **plan))
+    there = list(feed.training_batches(chosen, CONFIG, 20, **plan, processes=2))
+    assert len(here) == 6
+    for one, other in zip(here, there, strict=True):
+        np.testing.assert_array_equal(one["rgb"], other["rgb"])
+
+
 def test_test_clips_show_the_joints_too(table):
     chosen = index(table, rgb=True)
     (group,) = testing_groups(chosen)

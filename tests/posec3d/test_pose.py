@@ -2,10 +2,13 @@
 
 import cv2
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from posec3d import pose
 from posec3d.actors import make_clip
+from posec3d.given import Given
 from posec3d.pose import (
     Crop,
     WholeFrame,
@@ -173,11 +176,19 @@ def test_regions_have_the_crops_aspect_and_margin():
     np.testing.assert_allclose(regions(boxes, Crop(256, 192)), wanted)
 
 
-@pytest.mark.parametrize(("udp", "step"), [(False, 100 / 50), (True, 100 / 49)])
-def test_unbiased_crops_put_the_outer_pixels_on_the_edges(udp, step):
-    ramp = np.tile(np.arange(240, dtype=np.uint8)[None, :, None], (120, 1, 3))
-    crop = cut(ramp, np.array([40.0, 10.0, 100, 100]), Crop(50, 50, antialias=False, udp=udp))
-    np.testing.assert_allclose(crop[5, :, 0], 40 + np.arange(50) * step, atol=1)
+def test_boxes_beyond_the_videos_end_are_of_another_video(video, tools, tmp_path):
+    rows = [{"video": "actor.mp4", "frame": t, "x1": 90.0, "y1": 20.0, "x2": 190.0, "y2": 230.0} for t in range(1, 7)]
+    for count, message in (
+        (5, None),
+        (6, r"boxes.*: a box in frame 6 of .*, which has frames 0 to 5; count .* from 0"),
+    ):
+        pq.write_table(pa.Table.from_pylist(rows[:count]), tmp_path / "boxes.parquet")
+        boxes = Given(str(tmp_path / "boxes.parquet"))
+        if message is None:
+            assert (extract_poses(video, boxes, tools[1]).clip.scores[0, 1:].max(-1) > 0).all()
+        else:
+            with pytest.raises(ValueError, match=message):
+                extract_poses(video, boxes, tools[1])
 
 
 def test_people_between_two_looks_move_evenly_and_those_seen_once_stay_half_way():

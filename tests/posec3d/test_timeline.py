@@ -62,9 +62,9 @@ def test_a_moment_is_the_mean_of_the_windows_over_it():
     """Windows of 4 frames every 2: frames 2-3 are seen by the first two, frames 4-5 by the last two."""
     a, b, c = np.array([0.9, 0.1]), np.array([0.7, 0.3]), np.array([0.1, 0.9])
     found = smoothed([0, 2, 4], 4, {0: a, 2: b, 4: c}, [0, 2, 4, 6, 8])
-    assert [(start, end) for start, end, _ in found] == [(0, 4), (4, 8)]
-    np.testing.assert_allclose(found[0][2], [(0.9 + 0.8) / 2, (0.1 + 0.2) / 2], atol=1e-6)
-    np.testing.assert_allclose(found[1][2], [(0.4 + 0.1) / 2, (0.6 + 0.9) / 2], atol=1e-6)
+    assert [part[:3] for part in found] == [(0, 4, 0), (4, 8, 1)]
+    np.testing.assert_allclose(found[0][3], [(0.9 + 0.8) / 2, (0.1 + 0.2) / 2], atol=1e-6)
+    np.testing.assert_allclose(found[1][3], [(0.4 + 0.1) / 2, (0.6 + 0.9) / 2], atol=1e-6)
 
 
 def test_a_run_shorter_than_half_a_window_goes_to_the_neighbour_that_is_likelier_in_it():
@@ -72,17 +72,25 @@ def test_a_run_shorter_than_half_a_window_goes_to_the_neighbour_that_is_likelier
     edges = [0, 10, 13, 23]
     said = {0: np.array([0.9, 0.1, 0.0]), 7: np.array([0.1, 0.6, 0.3]), 13: np.array([0.1, 0.0, 0.9])}
     runs = smoothed([0, 7, 13], 10, said, edges)
-    assert [(start, end, p.argmax()) for start, end, p in runs] == [(0, 10, 0), (10, 23, 2)]
+    assert [run[:3] for run in runs] == [(0, 10, 0), (10, 23, 2)]
     said[7] = np.array([0.3, 0.6, 0.1])
     runs = smoothed([0, 7, 13], 10, said, edges)
-    assert [(start, end, p.argmax()) for start, end, p in runs] == [(0, 13, 0), (13, 23, 2)]
+    assert [run[:3] for run in runs] == [(0, 13, 0), (13, 23, 2)]
 
 
 def test_a_run_of_half_a_window_stays():
     """Frames 10-14 are seen by the window from 6 on; 5 are half of 10."""
     said = {0: np.array([0.9, 0.1]), 6: np.array([0.1, 0.9]), 15: np.array([0.9, 0.1])}
     runs = smoothed([0, 6, 15], 10, said, [0, 10, 15, 25])
-    assert [(start, end, p.argmax()) for start, end, p in runs] == [(0, 10, 0), (10, 15, 1), (15, 25, 0)]
+    assert [run[:3] for run in runs] == [(0, 10, 0), (10, 15, 1), (15, 25, 0)]
+
+
+def test_an_action_is_called_what_its_run_is_though_what_it_was_given_says_otherwise():
+    """As above; the moments say 0.52, 0.02 and 0.52 of the first class, so the second is likelier in the whole."""
+    a, b = np.array([0.52, 0.48]), np.array([0.02, 0.98])
+    (run,) = smoothed([0, 7, 13], 10, {0: a, 7: b, 13: a}, [0, 10, 13, 23])
+    assert run[:3] == (0, 23, 0)
+    np.testing.assert_allclose(run[3], [1.06 / 3, 1.94 / 3], atol=1e-6)
 
 
 def test_where_nobody_is_there_is_no_action():

@@ -396,7 +396,12 @@ def test_a_graph_network_trains_by_the_same_loop(name):
 @pytest.mark.parametrize(
     ("name", "clip", "message"),
     [
-        ("stgcn++", ClipConfig(), r"stgcn\+\+ wants clip\.space frame or body, got volume"),
+        ("stgcn++", ClipConfig(), r"stgcn\+\+ wants clip\.space frame, subject or body, got volume"),
+        (
+            "rgbpose-slowfast-light",
+            ClipConfig(length=36, rgb_length=8),
+            r"rgbpose-slowfast-light wants a clip\.length that is a multiple of clip\.rgb_length 8, got 36",
+        ),
         ("pose-slowonly", ClipConfig(space="frame"), r"pose-slowonly wants clip\.space volume, got frame"),
         ("msg3d", ClipConfig(space="frame"), r"set clip\.persons"),
         ("stgcn++", ClipConfig(space="frame"), r"set clip\.persons"),
