@@ -136,7 +136,8 @@ class Made:
         ready = ROOT / f"{target}.json"
         single = dataclasses.replace(self.run, data="utd-mhad")
         made = Made(single, device=self.device, in_process=self.in_process, work=self.work)
-        source = made.table()
+        with FileLock(ROOT / self.work / f"locks/table-{single.data}"):
+            source = made.table()
         self.commands += made.commands
         if not ready.exists():
             _groups.write(str(ROOT / source), people, str(ROOT / target))
@@ -207,7 +208,7 @@ class Made:
     def result(self) -> dict[str, Any]:
         """Do it all."""
         run = self.run
-        with FileLock(ROOT / self.work / "locks/tables"):
+        with FileLock(ROOT / self.work / f"locks/table-{run.data}"):
             table = self.table()
             tested = self.perturbed(table) if run.perturb else table
         start = time.monotonic()
