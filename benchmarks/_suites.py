@@ -72,8 +72,8 @@ UTD_CNN = {"epochs": 24, "repeat": 10, "clip.length": 16, "clip.flip": 0.0, **AU
 # As published: 80 passes, and a person by itself.
 UTD_GCN = {"epochs": 16, "repeat": 5, "batch": 16, "clip.persons": 1}
 # The published recipe sees where in the frame people stand, and moves nothing; UTD-MHAD's four of training each stand
-# in a place of their own. This is what the 3D-CNN sees, whose 32 pixels are 2 units here: the same crop, and as much
-# moved in it.
+# in a place of their own. This is about what the 3D-CNN sees, whose 32 pixels are 2 units here: people relative to
+# their crop, and moved as much; but without its random crop, and x and y are scaled apart.
 CENTRED = {"clip.space": "subject"}
 AUGMENT_GCN = {**CENTRED, **AUGMENT, "clip.offset": BODIES["clip.offset"] / 16, "clip.noise": 0.3 / 16}
 KINDS = ("joint", "limb")

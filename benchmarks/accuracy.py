@@ -9,7 +9,7 @@ Folders of runs lie below runs/accuracy/. What was killed goes on when the same 
 Started several times it makes several runs side by side, of which each is made once. With OMP_NUM_THREADS=1 that is
 the fastest: on two cores two runs of a thread each get 1.7 times as much done as one of two threads (ST-GCN++).
 
-Runs are of the CPU's size (at most an hour on two cores) or of full size, made with `--device cuda`. `--in-process`
+Runs are of the CPU's size (about an hour on one core) or of full size, made with `--device cuda`. `--in-process`
 does without Ray, on machines that have only torch, numpy and pyarrow: the same training and test, the same config.
 """
 

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import logging
 import posixpath
 import random
 from collections import defaultdict
@@ -13,6 +14,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from posec3d import table as tables
 from posec3d.storage import exists, files_below, reaching
+
+log = logging.getLogger(__name__)
 
 EXTENSIONS = ".avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv".split()
 
@@ -142,7 +145,8 @@ def number_labels(videos: Sequence[Video], known: dict[int, str], *, given: bool
     own: dict[str, int] = {}
     if given and all(name.isdecimal() and name == str(int(name)) for name in names):
         own = {name: int(name) for name in names}
-    if max(own.values(), default=0) > max(1000, 10 * len(own)):
+    if max(own.values(), default=0) > max(1000, 10 * len(own.keys() | numbers.keys())):
+        log.warning("labels are numbers up to %d, which are dates or ids: they are numbered anew", max(own.values()))
         own = {}
     if own and all(numbers.get(name, n) == n and known.get(n, name) == name for name, n in own.items()):
         numbers = own

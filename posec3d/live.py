@@ -104,12 +104,17 @@ class Newest:
                 self._changed.notify()
 
     def _frames(self) -> Iterator[av.VideoFrame]:
+        last, damage = time.monotonic(), None
         for packet in self._container.demux(self._stream):
             try:
-                frames = packet.decode()
-            except InvalidDataError:  # damaged on its way; the next ones may be whole
-                continue
-            yield from frames
+                yield from packet.decode()
+                last = time.monotonic()
+            except InvalidDataError as error:  # damaged on its way; the next ones may be whole
+                damage = error
+                if time.monotonic() - last > TIMEOUT_S:
+                    raise
+        if damage and not self.received:
+            raise damage
 
     def take(self) -> tuple[float, np.ndarray] | None:
         """Wait for a frame newer than the last one; None when the stream is over.

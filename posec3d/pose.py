@@ -161,6 +161,7 @@ def extract_poses(
 
     Raises:
         posec3d.video.VideoError: the video cannot be read.
+        ValueError: the file has boxes after its end.
     """
     spent = dict.fromkeys(("decode", "detect", "pose", "track"), 0.0)
     seen: list[Seen] = []  # by frame
@@ -190,9 +191,9 @@ def extract_poses(
             crops += sum(map(len, found))
             at = timed("pose", at)
     at = timed("decode", at)
-    if end_s is None and max(given, default=-1) >= start + len(seen):
+    if isinstance(detector, Given) and end_s is None and max(given, default=-1) >= start + len(seen):
         raise ValueError(
-            f"{detector.name}: a box in frame {max(given)} of {video_uri}, which has frames 0 to "
+            f"{detector.uri}: a box in frame {max(given)} of {video_uri}, which has frames 0 to "
             f"{start + len(seen) - 1}; count frames from 0, and give the video that the boxes were made of"
         )
     clip, tracks = tracked(seen, (info.height, info.width), info.fps, estimator.skeleton, max_persons=max_persons)

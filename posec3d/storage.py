@@ -51,6 +51,8 @@ def reaching(uri: str) -> Iterator[None]:
     try:
         yield
     except PermissionError as error:
+        if is_local(uri):  # whose message says which file
+            raise
         raise PermissionError(f"{uri}: access denied ({error}). {_CREDENTIALS}") from error
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{uri}: {error}") from error
@@ -208,19 +210,19 @@ def files_below(fs: Any, top: str) -> dict[str, int]:
 def _find(folder: str, way: tuple[str, ...], found: dict[str, int]) -> None:
     """Add the files below a folder; the way to it are the real folders walked through."""
     try:
-        entries = list(os.scandir(folder))
-    except PermissionError as error:
+        names = os.listdir(folder)
+    except OSError as error:  # not ours to read, or gone by now
         log.warning("%s; its files are left out", error)
         return
-    for entry in entries:
-        if not entry.is_dir():
+    for path in (os.path.join(folder, name) for name in names):
+        if not os.path.isdir(path):
             # A link to nowhere fails when it is read.
-            found[entry.path] = entry.stat().st_size if os.path.exists(entry.path) else 0
+            found[path] = os.stat(path).st_size if os.path.exists(path) else 0
             continue
-        there = os.path.realpath(entry.path)
+        there = os.path.realpath(path)
         # A link to a folder that the way leads through, or that one of them lies in, would be followed for ever.
         if not any(on_way == there or on_way.startswith(f"{there.rstrip('/')}/") for on_way in way):
-            _find(entry.path, (*way, there), found)
+            _find(path, (*way, there), found)
 
 
 def content_version(uri: str) -> str:

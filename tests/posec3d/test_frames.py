@@ -72,8 +72,9 @@ def test_joints_lie_on_the_same_places_of_the_picture(table, more):
             assert on.min() > 150 and everywhere < 100
 
 
-def test_processes_that_are_forked_after_a_picture_was_read_read_their_own(table):
+def test_processes_that_are_forked_after_a_picture_was_read_read_their_own(table, monkeypatch):
     """Of one open file they would share, and move, the position."""
+    monkeypatch.setattr(feed, "group_options", lambda _: {"piece": 2, "size": 4})  # so that both read all the time
     chosen, plan = index(table, rgb=True), {"seed": 0, "epoch": 0, "repeat": 40}
     here = list(feed.training_batches(chosen, CONFIG, 20, **plan))
     there = list(feed.training_batches(chosen, CONFIG, 20, **plan, processes=2))
