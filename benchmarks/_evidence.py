@@ -488,7 +488,8 @@ are whole), about an hour on one core of two; **FULL** is the published network 
   sets both make the same number. The 3D-CNNs' recipe was adopted after trials of ideas, below; the peers take their
   published one, in batches as small as the 3D-CNNs', in bfloat16 as these, with the best of {rates} learning rates. It
   moves nothing and shows where in the frame people stand. On UTD-MHAD, where four people train, each in a place of
-  their own, peers are trained with people relative to their crop as well, and augmented about as the 3D-CNNs are.
+  their own, peers are trained with people relative to their crop as well, and augmented about as the 3D-CNNs are; that
+  is the peer on the other sets.
 - Top-1 in percent, mean ± standard deviation over seeds. The 95 % interval (Wilson) is that of as many independent test
   clips. They are not quite that: one person repeats an action some times, so real intervals are wider. It knows nothing
   of other training clips.

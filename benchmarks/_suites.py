@@ -75,6 +75,8 @@ UTD_GCN = {"epochs": 16, "repeat": 5, "batch": 16, "clip.persons": 1}
 # in a place of their own. This is about what the 3D-CNN sees, whose 32 pixels are 2 units here: people relative to
 # their crop, and moved as much; but without its random crop, and x and y are scaled apart.
 CENTRED = {"clip.space": "subject"}
+PEER = "ST-GCN++, subject-centred, augmented"
+"""On sets after UTD-MHAD, where the published recipe falls far behind it."""
 AUGMENT_GCN = {**CENTRED, **AUGMENT, "clip.offset": BODIES["clip.offset"] / 16, "clip.noise": 0.3 / 16}
 KINDS = ("joint", "limb")
 RATES = (0.1, 0.03, 0.01)
@@ -225,6 +227,7 @@ def _folds(
         "repeat": fields["repeat"],
         "batch": 16,
         "clip.persons": persons,
+        **AUGMENT_GCN,
     }
     runs: list[Run] = []
     for seed in range(3):
@@ -232,10 +235,10 @@ def _folds(
             runs += of(seed, kind, f"3D-CNN, {kind}s", fields={**fields, "heatmap.kind": kind}, **light)
         asks = "late fusion of joints and limbs"
         runs += of(seed, "both", "3D-CNN, joints and limbs", KINDS, minutes=1, asks=asks)
-        asks = "the published peer; its learning rate is that of UTD-MHAD"
+        asks = "the peer; its learning rate is that of UTD-MHAD"
         best = tuple(f"utd-mhad/choose-stgcn++-lr{rate}" for rate in RATES)
         peer: dict[str, Any] = {"fields": alike, "flags": FAST, "best_of": best, "minutes": 2 * minutes}
-        runs += of(seed, "stgcn++", "ST-GCN++", **peer, asks=asks)
+        runs += of(seed, "stgcn++", PEER, **peer, asks=asks)
         published: dict[str, Any] = {
             "fields": FULL,
             "gpu": True,
@@ -331,9 +334,9 @@ def _estimators() -> list[Run]:
             },
         ),
         "stgcn++": (
-            "ST-GCN++",
+            PEER,
             {
-                "fields": {"epochs": 16, "repeat": 20, "batch": 16, "clip.persons": 2},
+                "fields": {"epochs": 16, "repeat": 20, "batch": 16, "clip.persons": 2, **AUGMENT_GCN},
                 "flags": FAST,
                 "best_of": tuple(f"utd-mhad/choose-stgcn++-lr{rate}" for rate in RATES),
                 "minutes": 12,
@@ -435,7 +438,7 @@ def _robustness() -> list[Run]:
         "3D-CNN, joints": "utd-mhad/joint-s0",
         "3D-CNN, limbs": "utd-mhad/limb-s0",
         "ST-GCN++": peer,
-        "ST-GCN++, subject-centred, augmented": "utd-mhad/augmented-stgcn++-s0",
+        PEER: "utd-mhad/augmented-stgcn++-s0",
     }
     tests = [
         (kind, amount, row, model)
@@ -474,7 +477,7 @@ def _occlusion() -> list[Run]:
             minutes=2,
             asks="claim b: joints marked invisible are shown where the annotator guessed them",
         )
-        for model, row in (("joint-s0", "3D-CNN, joints"), ("limb-s0", "3D-CNN, limbs"), ("stgcn++-s0", "ST-GCN++"))
+        for model, row in (("joint-s0", "3D-CNN, joints"), ("limb-s0", "3D-CNN, limbs"), ("stgcn++-s0", PEER))
     ]
 
 
