@@ -237,7 +237,7 @@ def _folds(
         runs += of(seed, "both", "3D-CNN, joints and limbs", KINDS, minutes=1, asks=asks)
         asks = "the peer; its learning rate is that of UTD-MHAD"
         best = tuple(f"utd-mhad/choose-stgcn++-lr{rate}" for rate in RATES)
-        peer: dict[str, Any] = {"fields": alike, "flags": FAST, "best_of": best, "minutes": 2 * minutes}
+        peer: dict[str, Any] = {"fields": alike, "flags": FAST, "best_of": best, "minutes": 2.3 * persons * minutes}
         runs += of(seed, "stgcn++", PEER, **peer, asks=asks)
         published: dict[str, Any] = {
             "fields": FULL,
@@ -330,7 +330,7 @@ def _estimators() -> list[Run]:
                 "preset": "ut-interaction",
                 "fields": {"epochs": 16, "repeat": 20, "clip.length": 16, "clip.persons": 2, **AUGMENT},
                 "flags": FAST,
-                "minutes": 9,
+                "minutes": 12,
             },
         ),
         "stgcn++": (
@@ -339,7 +339,7 @@ def _estimators() -> list[Run]:
                 "fields": {"epochs": 16, "repeat": 20, "batch": 16, "clip.persons": 2, **AUGMENT_GCN},
                 "flags": FAST,
                 "best_of": tuple(f"utd-mhad/choose-stgcn++-lr{rate}" for rate in RATES),
-                "minutes": 12,
+                "minutes": 53,
             },
         ),
     }
@@ -380,7 +380,7 @@ def _heatmaps() -> list[Run]:
             preset="ut-interaction",
             fields={"epochs": 16, "repeat": 20, "clip.length": 16, "clip.persons": 2, **whole, "clip.maps": maps},
             flags=FAST,
-            minutes=9,
+            minutes=12,
             asks="claim i: stored heatmaps against coordinates",
         )
         for data, estimator in ESTIMATORS.items()

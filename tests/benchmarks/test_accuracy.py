@@ -67,6 +67,16 @@ def test_the_command_beside_a_number_is_its_recipe(name):
     assert train.parse(words).config == accuracy.config_of(run)
 
 
+def test_tables_are_made_by_commands_that_the_jobs_take():
+    from jobs import _job, extract, import_poses
+
+    parsers = {"jobs.extract": extract.Extract, "jobs.import_poses": import_poses.ImportPoses}
+    for data in DATA.values():
+        job, *words = data.source
+        made = _job.parse(parsers[job], [*words, "--table", "t"])
+        assert made.table == "t"
+
+
 def test_a_run_takes_the_recipe_that_was_best_on_held_out_clips():
     run = RUNS["utd-mhad/stgcn++-s1"]
     top1 = dict(zip(run.best_of, (0.5, 0.8, 0.8), strict=True))
