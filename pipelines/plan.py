@@ -145,8 +145,9 @@ def number_labels(videos: Sequence[Video], known: dict[int, str], *, given: bool
     own: dict[str, int] = {}
     if given and all(name.isdecimal() and name == str(int(name)) for name in names):
         own = {name: int(name) for name in names}
-    if max(own.values(), default=0) > max(1000, 10 * len(own.keys() | numbers.keys())):
-        log.warning("labels are numbers up to %d, which are dates or ids: they are numbered anew", max(own.values()))
+    largest = max((own[name] for name in own.keys() - numbers.keys()), default=0)
+    if largest > max(1000, 10 * len(own.keys() | numbers.keys())):
+        log.warning("labels are numbers up to %d, which are dates or ids: they are numbered anew", largest)
         own = {}
     if own and all(numbers.get(name, n) == n and known.get(n, name) == name for name, n in own.items()):
         numbers = own

@@ -93,6 +93,7 @@ def test_labels_of_a_file_that_are_numbers_are_the_numbers():
     assert numbers(["20230101", "3"], {}) == [0, 1]  # folders named by dates are names
     assert numbers(["01", "1"], {}, given=True) == [0, 1]
     assert numbers(["1000", "3"], {}, given=True) == [1000, 3]
+    assert numbers(["5000", "3"], {5000: "5000"}, given=True) == [5000, 3]  # a table has it already
     assert numbers(["20230101", "3"], {}, given=True) == [0, 1]  # ids and dates: a model has an output for each number
     assert numbers(["7", "3"], {3: "3", 5: "5"}, given=True) == [7, 3]
 
