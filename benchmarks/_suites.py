@@ -270,8 +270,8 @@ def _penn_action() -> list[Run]:
 
 
 def _jhmdb14() -> list[Run]:
-    fields = {"epochs": 16, "repeat": 10, "clip.length": 16, **AUGMENT}
-    return _folds("jhmdb14", [(f"split{i}", f"split{i}_train", f"split{i}_test") for i in (1, 2, 3)], fields, 33)
+    fields = {"epochs": 16, "repeat": 6, "clip.length": 16, **AUGMENT}
+    return _folds("jhmdb14", [(f"split{i}", f"split{i}_train", f"split{i}_test") for i in (1, 2, 3)], fields, 28)
 
 
 def _ut_interaction() -> list[Run]:
@@ -279,8 +279,8 @@ def _ut_interaction() -> list[Run]:
     for number, first in ((1, 1), (2, 11)):
         sequences = [f"set{number}_seq{i:02d}" for i in range(first, first + 10)]
         parts += [(one.replace("_", "-"), _others(sequences, one), one) for one in sequences]
-    fields = {"epochs": 16, "repeat": 20, "clip.length": 16, "clip.persons": 2, **AUGMENT}
-    return _folds("ut-interaction", parts, fields, 8, persons=2)
+    fields = {"epochs": 16, "repeat": 10, "clip.length": 16, "clip.persons": 2, **AUGMENT}
+    return _folds("ut-interaction", parts, fields, 6, persons=2)
 
 
 def _persons() -> list[Run]:
