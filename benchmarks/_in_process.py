@@ -5,7 +5,9 @@ same weights. Needs torch, numpy, pyarrow, fsspec, pydantic and safetensors, and
 """
 
 import copy
+import json
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,10 +20,10 @@ from posec3d.annotations import Options, open_annotations
 from posec3d.annotations.to_table import import_clips
 from posec3d.checkpoint import Checkpoint
 from posec3d.config import TrainConfig
-from posec3d.index import index, index_options, testing_groups
+from posec3d.index import Index, index, index_options, testing_groups
 from posec3d.recognizer import Recognizer
 from posec3d.skeletons import skeleton
-from posec3d.storage import exists, write_whole
+from posec3d.storage import exists, read_whole, write_whole
 
 BATCH = 8  # clips a model looks at together, as in jobs.evaluate
 
@@ -32,28 +34,50 @@ def import_poses(name: str, source: str, table: str) -> None:
 
 
 def train(
-    config: TrainConfig, table: str, split: str, out: str, *, device: str = "cpu", precision: speed.Precision = "auto"
-) -> dict[str, float]:
-    """As jobs.train with one worker and --val-split None: goes on from last.safetensors, ends with best.safetensors.
+    config: TrainConfig,
+    table: str,
+    split: str,
+    out: str,
+    *,
+    init: Sequence[str] = (),
+    watch: str | None = None,
+    device: str = "cpu",
+    precision: speed.Precision = "auto",
+) -> list[dict[str, float]]:
+    """As jobs.train with one worker: goes on from last.safetensors, whose copy is best.safetensors, whatever it sees.
+
+    Args:
+        config: the recipe.
+        table: URI.
+        split: of training.
+        out: the run's folder.
+        init: runs to start from.
+        watch: split it is validated on after each epoch; None is none.
+        device: where it runs.
+        precision: as in jobs.train.
 
     Returns:
-        Metrics of the last epoch, and total_seconds of all.
+        Metrics of all epochs.
     """
     torch.manual_seed(config.seed)
     chosen = index(table, split, **index_options(config.clip))
+    val = index(table, watch, need_people=False, **index_options(config.clip)) if watch else None
     numbers = tables.summary(table)["labels"]
     labels = tuple(numbers.get(i, str(i)) for i in range(max(numbers) + 1))
     model = checkpoints.build_model(config, chosen.skeleton, len(labels)).to(device)
+    if init:
+        given = [checkpoints.load(run) for run in init]
+        model.load_state_dict(checkpoints.starting(given, config, chosen.skeleton, labels))
     averaged = copy.deepcopy(model) if config.optim.ema else None
     optimizer = training.make_optimizer(model, config.optim)
-    done, found = 0, {"total_seconds": 0.0}
+    done: list[dict[str, float]] = []
     if exists(f"{out}/last.safetensors"):
         last = checkpoints.load(f"{out}/last.safetensors")
         model.load_state_dict(last.trained or last.weights)
         if averaged is not None:
             averaged.load_state_dict(last.weights)
         checkpoints.unpack_optimizer(optimizer, last.optimizer)
-        done, found = last.epoch, {"total_seconds": 0.0, **last.metrics}
+        done = json.loads(read_whole(f"{out}/epochs.json") or b"[]")[: last.epoch]
 
     def batches(epoch: int) -> Iterable[training.Batch]:
         torch.manual_seed(config.seed * 100_003 + epoch * 1009)
@@ -67,6 +91,11 @@ def train(
             balanced=config.balanced,
         )
 
+    def validate(val: Index) -> Iterable[training.Batch]:
+        for group in testing_groups(val, piece=BATCH):
+            samples = feed.testing_samples(group, val, config.clip)
+            yield {name: array[:, 0] if name in training.INPUTS else array for name, array in samples.items()}
+
     counts = np.concatenate([unit.labels for unit in chosen.units])
     for epoch_metrics in training.fit(
         model,
@@ -74,15 +103,15 @@ def train(
         config,
         skeleton(chosen.skeleton),
         batches,
-        None,
+        partial(validate, val) if val else None,
         steps=chosen.clips * config.repeat // config.batch,
-        first_epoch=done,
+        first_epoch=len(done),
         class_weights=training.weigh_classes(counts, len(labels), config.optim.class_weight),
         device=device,
         dtype=speed.resolve(precision, device),
         averaged=averaged,
     ):
-        found = {**epoch_metrics, "total_seconds": found["total_seconds"] + epoch_metrics["seconds"]}
+        done.append(epoch_metrics)
         data = checkpoints.dumps(
             Checkpoint(
                 config=config,
@@ -91,15 +120,16 @@ def train(
                 weights=(averaged or model).state_dict(),
                 trained=model.state_dict() if averaged is not None else {},
                 optimizer=checkpoints.pack_optimizer(optimizer),
-                epoch=int(found["epoch"]),
-                metrics=found,
+                epoch=len(done),
+                metrics=epoch_metrics,
             )
         )
+        write_whole(f"{out}/epochs.json", json.dumps(done).encode())
         write_whole(f"{out}/best.safetensors", data)
         write_whole(f"{out}/last.safetensors", data)
-        now = (found[name] for name in ("epoch", "train_loss", "train_top1", "seconds"))
+        now = (epoch_metrics[name] for name in ("epoch", "train_loss", "train_top1", "seconds"))
         print("  epoch {:.0f}: loss {:.3f}, train top-1 {:.3f}, {:.0f} s".format(*now), flush=True)
-    return found
+    return done
 
 
 def evaluate(

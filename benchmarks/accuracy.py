@@ -156,7 +156,7 @@ class Made:
         return target
 
     def train(self, table: str) -> list[dict[str, float]]:
-        """Train the run's model; metrics by epoch, in-process of the last alone, whose total_seconds are of all."""
+        """Train the run's model; metrics by epoch."""
         run = self.run
         words = ["jobs.train", run.preset, "--table", table, "--out", self.folder, "--train-split", str(run.train)]
         words += ["--val-split", str(run.watch), "--seed", str(run.seed), *words_of(run.fields)]
@@ -165,22 +165,26 @@ class Made:
         words += ["--use-gpu"] * (self.device == "cuda")
         self.commands.append("python -m " + " ".join(words))
         if self.in_process:
-            precision: Any = run.flags.get("precision", "auto")
-            out = str(ROOT / self.folder)
-            last = _in_process.train(
-                config_of(run), str(ROOT / table), str(run.train), out, device=self.device, precision=precision
+            return _in_process.train(
+                config_of(run),
+                str(ROOT / table),
+                str(run.train),
+                str(ROOT / self.folder),
+                init=[str(ROOT / self.work / name) for name in run.init],
+                watch=run.watch,
+                device=self.device,
+                precision=run.flags.get("precision", "auto"),  # type: ignore[arg-type]
             )
-            return [last]
         job(*words)
         with (ROOT / self.folder / "metrics.csv").open(newline="") as file:
-            epochs = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
-        epochs[-1]["total_seconds"] = sum(epoch["seconds"] for epoch in epochs)  # however often it was killed
-        return epochs
+            return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
 
     def test(self, table: str, clips: int) -> dict[str, Any]:
         """Test the run's models."""
         run = self.run
-        models = [f"{self.work}/{name}" for name in run.models] or [self.folder]
+        # What is watched is what is tested: its best epoch there would be chosen on the test clips.
+        own = self.folder + ("/last.safetensors" if run.watch else "")
+        models = [f"{self.work}/{name}" for name in run.models] or [own]
         out = f"{self.folder}/test-{clips}"
         words = ["jobs.evaluate", *models, "--table", table, "--split", run.test, "--clips", str(clips), "--out", out]
         words += ["--use-gpu"] * (self.device == "cuda")
@@ -215,8 +219,11 @@ class Made:
         found: dict[str, Any] = {}
         if run.train is not None:
             epochs = self.train(table)
-            names = {"top1": "train_top1", "samples_per_s": "samples_per_s", "seconds": "total_seconds"}
-            found["trained"] = {name: round(epochs[-1][of], 4) for name, of in names.items()}
+            found["trained"] = {
+                "top1": round(epochs[-1]["train_top1"], 4),
+                "samples_per_s": round(epochs[-1]["samples_per_s"], 4),
+                "seconds": round(sum(epoch["seconds"] for epoch in epochs), 4),  # however often it was killed
+            }
             if run.watch is not None:
                 columns = ("train_top1", "val_top1", "val_loss")
                 found["trained"]["curve"] = {name: [round(epoch[name], 4) for epoch in epochs] for name in columns}
@@ -313,9 +320,6 @@ def _make(run: Run, results: Mapping[str, Mapping[str, Any]], args: argparse.Nam
     """Make a run's file, or say what it waits for."""
     if missing := [name for name in run.best_of if name not in results]:
         print(f"{run.name} waits for {', '.join(missing)}")
-        return
-    if args.in_process and (run.init or run.watch):
-        print(f"{run.name} is made by jobs.train alone: leave out --in-process")
         return
     models = (*run.models, *run.init)
     here = [name for name in models if name in results and (ROOT / WORK / name / "best.safetensors").exists()]

@@ -249,13 +249,9 @@ def prepare(job: Train, look: Callable[..., Seen] = look) -> _trainer.Run:
 def _initial_weights(
     runs: tuple[str, ...], config: TrainConfig, skeleton: str, labels: tuple[str, ...]
 ) -> dict[str, torch.Tensor]:
-    """Weights to start from; what starts anew is of the config's seed."""
-    torch.manual_seed(config.seed)
+    """Weights to start from."""
     try:
-        given = [checkpoints.load(uri) for uri in runs]
-        if len(given) == 1:
-            return checkpoints.adapted(given[0], config, skeleton, labels)
-        return checkpoints.merged(given, config, skeleton, labels)
+        return checkpoints.starting([checkpoints.load(uri) for uri in runs], config, skeleton, labels)
     except (FileNotFoundError, ValueError) as error:
         raise _job.UsageError(f"--init {' '.join(runs)}: {error}") from error
 

@@ -89,6 +89,20 @@ def build_model(config: TrainConfig, skeleton_name: str, num_classes: int) -> nn
     return model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
 
+def starting(
+    given: Sequence[Checkpoint], config: TrainConfig, skeleton_name: str, labels: tuple[str, ...]
+) -> dict[str, Tensor]:
+    """Weights that a run starts from: `adapted` of one other run, `merged` of two.
+
+    Raises:
+        ValueError: of either.
+    """
+    torch.manual_seed(config.seed)  # of what starts anew
+    if len(given) == 1:
+        return adapted(given[0], config, skeleton_name, labels)
+    return merged(given, config, skeleton_name, labels)
+
+
 def adapted(given: Checkpoint, config: TrainConfig, skeleton_name: str, labels: tuple[str, ...]) -> dict[str, Tensor]:
     """Weights to go on from with other classes or another skeleton.
 

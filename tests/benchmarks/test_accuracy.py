@@ -278,12 +278,15 @@ def test_a_run_in_this_process_is_that_of_the_jobs(ray_local, tmp_path):
     fields = {**tiny, "optim.ema": 0.9, "optim.name": "sgd", "optim.lr": 0.01}
     config = accuracy.configured(PRESETS["demo"][1], fields)
 
-    train.run(train.Train(table=table, out=str(tmp_path / "jobs"), val_split=None, config=config))
-    out = str(tmp_path / "here")
-    _in_process.train(config, table, "train", out)
-    ours, theirs = (checkpoints.load(str(tmp_path / name)) for name in ("here", "jobs"))
+    first, out = str(tmp_path / "first"), str(tmp_path / "here")
+    assert len(_in_process.train(config, table, "train", first)) == 2
+    train.run(train.Train(table=table, out=str(tmp_path / "jobs"), init=(first,), val_split="test", config=config))
+    epochs = _in_process.train(config, table, "train", out, init=[first], watch="test")
+    assert _in_process.train(config, table, "train", out) == epochs, "it is done"
+    ours, theirs = (checkpoints.load(str(tmp_path / name / "last.safetensors")) for name in ("here", "jobs"))
     assert (ours.config, ours.labels, ours.epoch) == (theirs.config, theirs.labels, theirs.epoch)
-    assert ours.metrics["train_loss"] == pytest.approx(theirs.metrics["train_loss"], rel=1e-3)
+    for name in ("train_loss", "val_loss"):
+        assert epochs[-1][name] == pytest.approx(theirs.metrics[name], rel=1e-3)
     for name, weight in theirs.weights.items():
         torch.testing.assert_close(ours.weights[name], weight, rtol=1e-2, atol=2e-3)
     found, said = _in_process.evaluate([out], table, "test", 3)
