@@ -166,7 +166,11 @@ class Waiting:
             start = time.perf_counter()
 
 
-def prefetch(batches: Iterable[Batch], device: torch.device | str = "cpu", depth: int = 2) -> Iterator[dict[str, Any]]:
+AHEAD = 2
+"""Batches made ahead of the step that is computed."""
+
+
+def prefetch(batches: Iterable[Batch], device: torch.device | str = "cpu") -> Iterator[dict[str, Any]]:
     """Have the next batches made while the present one is used.
 
     A thread of its own takes from `batches`; for CUDA it leaves them in pinned memory, from where they are copied
@@ -175,10 +179,9 @@ def prefetch(batches: Iterable[Batch], device: torch.device | str = "cpu", depth
     Args:
         batches: by name, arrays of numbers, which become tensors on the device, and others, which stay what they are.
         device: where to.
-        depth: batches made ahead.
     """
     pinned = torch.device(device).type == "cuda"
-    ready: queue.Queue[dict[str, Any] | BaseException | None] = queue.Queue(depth)
+    ready: queue.Queue[dict[str, Any] | BaseException | None] = queue.Queue(AHEAD)
     over = threading.Event()
 
     def put(item: dict[str, Any] | BaseException | None) -> bool:

@@ -429,14 +429,14 @@ def test_batches_are_made_ahead_in_their_order_and_no_further_than_told():
             yield {"label": np.full(2, number), "clip_id": np.array(["a", "b"])}
             go.set()
 
-    ready = training.prefetch(feed(), depth=3)
+    ready = training.prefetch(feed())
     first = next(ready)
     assert go.wait(5)
     assert isinstance(first["label"], torch.Tensor) and first["clip_id"].tolist() == ["a", "b"]
     rest = []
     for batch in ready:
         rest.append(int(batch["label"][0]))
-        assert len(made) <= len(rest) + 1 + 3 + 1  # those taken, the queue, and one in hand
+        assert len(made) <= len(rest) + 1 + training.AHEAD + 1  # those taken, the queue, and one in hand
     assert rest == list(range(1, 10))
 
 
