@@ -227,6 +227,7 @@ def _folds(
         "repeat": fields["repeat"],
         "batch": 16,
         "clip.persons": persons,
+        "clip.flip": 0.5,  # as the 3D-CNNs' preset does
         **AUGMENT_GCN,
     }
     runs: list[Run] = []
@@ -336,7 +337,7 @@ def _estimators() -> list[Run]:
         "stgcn++": (
             PEER,
             {
-                "fields": {"epochs": 16, "repeat": 20, "batch": 16, "clip.persons": 2, **AUGMENT_GCN},
+                "fields": {"epochs": 16, "repeat": 20, "batch": 16, "clip.persons": 2, "clip.flip": 0.5, **AUGMENT_GCN},
                 "flags": FAST,
                 "best_of": tuple(f"utd-mhad/choose-stgcn++-lr{rate}" for rate in RATES),
                 "minutes": 53,

@@ -90,7 +90,7 @@ class OptimConfig:
     heads: tuple[float, float] = (1.0, 1.0)
     """Weights of the RGB and the pose loss of rgbpose-slowfast."""
     joint_loss: bool = False
-    """One loss, of the mean of both scores, in place of two; to compare."""
+    """One loss, of the mean of both scores, in place of two; such a model is tested by that mean, too. To compare."""
     mixup: float = 0.0
     """Mix every sample with another, with shares of a Beta distribution of these parameters; 0 mixes none."""
     ema: float = 0.0

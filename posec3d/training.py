@@ -407,7 +407,9 @@ def _heads(model: Callable[[Any], Any], seen: tuple[Tensor, ...]) -> tuple[Tenso
 
 def _fused(logits: tuple[Tensor, ...], config: TrainConfig) -> Tensor:
     """Probabilities (N, classes) of all heads together."""
-    return rgbpose.fuse(logits, config.model.fusion if len(logits) == 2 else None)
+    if len(logits) == 1:
+        return logits[0].softmax(1)
+    return rgbpose.fuse(logits, config.model.fusion, joint=config.optim.joint_loss)
 
 
 def _validate(

@@ -196,19 +196,25 @@ def merged(rgb: Mapping[str, Tensor], pose: Mapping[str, Tensor], model: RGBPose
     return state
 
 
-def fuse(logits: Sequence[Tensor], weights: Sequence[float] | None = None) -> Tensor:
+def fuse(logits: Sequence[Tensor], weights: Sequence[float] | None = None, *, joint: bool = False) -> Tensor:
     """Late fusion: the weighted mean of what the heads hold likely.
 
     Args:
         logits: (N, C) each, as a model returns them.
         weights: of each; None: all alike. Published: 1:1, 2:1, 1:2 of RGB and pose.
+        joint: of heads that learnt by one loss together: what their mean logits hold likely, as there.
 
     Returns:
         probabilities (N, C).
     """
-    weights = [1.0] * len(logits) if weights is None else weights
-    parts = [w * scores.softmax(1) for w, scores in zip(weights, logits, strict=True)]
-    return torch.stack(parts).sum(0) / sum(weights)
+    if joint:
+        return _mean(logits, weights).softmax(1)
+    return _mean([scores.softmax(1) for scores in logits], weights)
+
+
+def _mean(parts: Sequence[Tensor], weights: Sequence[float] | None) -> Tensor:
+    weights = [1.0] * len(parts) if weights is None else weights
+    return torch.stack([w * part for w, part in zip(weights, parts, strict=True)]).sum(0) / sum(weights)
 
 
 def loss(
@@ -232,9 +238,8 @@ def loss(
     Returns:
         scalar.
     """
-    weights = [1.0] * len(logits) if weights is None else weights
-    pairs = list(zip(weights, logits, strict=True))
     if joint:
-        mean = torch.stack([w * scores for w, scores in pairs]).sum(0) / sum(weights)
-        return nn.functional.cross_entropy(mean, label, **options)
-    return torch.stack([w * nn.functional.cross_entropy(scores, label, **options) for w, scores in pairs]).sum()
+        return nn.functional.cross_entropy(_mean(logits, weights), label, **options)
+    weights = [1.0] * len(logits) if weights is None else weights
+    losses = [nn.functional.cross_entropy(scores, label, **options) for scores in logits]
+    return torch.stack([w * one for w, one in zip(weights, losses, strict=True)]).sum()

@@ -280,6 +280,21 @@ def test_another_skeleton_and_stride_are_exported_too():
     assert export.difference(run, saved) < 1e-4
 
 
+def test_two_heads_that_learnt_by_one_loss_are_fused_as_they_learnt():
+    name, settings = RGBPOSE
+    apart = checkpoint(name, **settings)
+    optim = dataclasses.replace(apart.config.optim, joint_loss=True)
+    saved = dataclasses.replace(apart, config=dataclasses.replace(apart.config, optim=optim))
+    module = export_torch.module(saved)
+
+    def run(*arrays):
+        with torch.inference_mode():
+            return module(*map(torch.from_numpy, arrays)).numpy()
+
+    assert export.difference(run, saved) < 1e-4
+    assert export.difference(run, apart) > 1e-2
+
+
 def test_the_file_says_what_it_is_and_wants():
     import onnx
 
