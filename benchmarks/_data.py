@@ -72,8 +72,8 @@ DATA = {
         goal="83 or more",
         floor=73.2,
         published=(("DD-Net on these pickles (its README, after bug fixes)", "82-83"),),
-        caution="Not comparable with results on all 21 classes. The splits' test clips overlap, so the interval, which "
-        "takes them for different ones, is too narrow.",
+        caution="Not comparable with results on all 21 classes. The splits' test clips overlap, so the interval "
+        "and p, which take them for different ones, are too small.",
     ),
     "ut-interaction": Data(
         title="UT-Interaction, from raw video by our own extraction",

@@ -58,6 +58,9 @@ def train(
 
     Returns:
         Metrics of all epochs.
+
+    Raises:
+        ValueError: another recipe began in this folder.
     """
     torch.manual_seed(config.seed)
     chosen = index(table, split, **index_options(config.clip))
@@ -78,6 +81,8 @@ def train(
             averaged.load_state_dict(last.weights)
         checkpoints.unpack_optimizer(optimizer, last.optimizer)
         done = json.loads(read_whole(f"{out}/epochs.json") or b"[]")[: last.epoch]
+        if last.config != config or len(done) < last.epoch:
+            raise ValueError(f"{out} was begun by another recipe, or by jobs.train: remove it, and it is made anew")
 
     def batches(epoch: int) -> Iterable[training.Batch]:
         torch.manual_seed(config.seed * 100_003 + epoch * 1009)

@@ -283,6 +283,8 @@ def test_a_run_in_this_process_is_that_of_the_jobs(ray_local, tmp_path):
     train.run(train.Train(table=table, out=str(tmp_path / "jobs"), init=(first,), val_split="test", config=config))
     epochs = _in_process.train(config, table, "train", out, init=[first], watch="test")
     assert _in_process.train(config, table, "train", out) == epochs, "it is done"
+    with pytest.raises(ValueError, match="begun by another recipe"):
+        _in_process.train(dataclasses.replace(config, epochs=3), table, "train", out)
     ours, theirs = (checkpoints.load(str(tmp_path / name / "last.safetensors")) for name in ("here", "jobs"))
     assert (ours.config, ours.labels, ours.epoch) == (theirs.config, theirs.labels, theirs.epoch)
     for name in ("train_loss", "val_loss"):
