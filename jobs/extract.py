@@ -197,7 +197,7 @@ def _options(job: Extract) -> extract.Options:
                 f"{flag} {value}: wanted one of {', '.join(known)}, or a file that ends in .json or .parquet"
             )
     counts = ("detect_every", "max_persons", "cpus_per_actor", "rows_per_file", "max_attempts", "frames_per_clip")
-    _job.require_least(job, **dict.fromkeys(counts, 1))
+    _job.require_least(job, max_failed=0, **dict.fromkeys(counts, 1))
     for name in ("fps", "segment_seconds"):
         rate = getattr(job, name)
         if rate is not None and not rate > 0:

@@ -89,7 +89,7 @@ def _options(job: ImportPoses) -> Options:
     """
     if job.skeleton is not None and job.skeleton not in SKELETONS:
         raise _job.UsageError(f"--skeleton {job.skeleton}: wanted one of {', '.join(sorted(SKELETONS))}")
-    _job.require_least(job, max_persons=1)
+    _job.require_least(job, max_persons=1, max_failed=0)
     if not 0 <= job.fps < 10_000:
         raise _job.UsageError(f"--fps must be >= 0, got {job.fps}")
     size = None

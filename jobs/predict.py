@@ -136,7 +136,7 @@ def _how(job: Predict) -> How:
     if (job.videos is None) == (job.table is None):
         raise _job.UsageError("give either --videos, or --table with poses that are there already")
     _job.require_weights(job.weights, job.runs)
-    _job.require_least(job, clips=1, pictures=0, actors=1, max_attempts=1)
+    _job.require_least(job, clips=1, pictures=0, actors=1, max_attempts=1, max_failed=0)
     _job.require_share(job.gpus_per_actor)
     try:
         return How(window_s=job.window, stride_s=job.stride, per_person=job.per_person)

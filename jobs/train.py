@@ -200,8 +200,7 @@ def prepare(job: Train, look: Callable[..., Seen] = look) -> _trainer.Run:
         raise _job.UsageError(
             f"batch {config.batch} cannot be shared out among {workers[1]} workers{parts}: each part needs a clip"
         )
-    if job.val_every < 1 or job.final_clips < 0 or job.keep < 0:
-        raise _job.UsageError("--val-every must be >= 1, --final-clips and --keep >= 0")
+    _job.require_least(job, val_every=1, final_clips=0, keep=0)
     if packages := _track.missing(job.track):
         raise _job.UsageError(f"--track needs packages that are not installed: pip install {' '.join(packages)}")
     if job.precision == "float16" and not job.use_gpu:

@@ -70,8 +70,8 @@ def _same_people(before: Clip, after: Clip) -> np.ndarray:
         return points, np.where(seen.any(1), away, np.inf)
 
     (left, left_away), (right, right_away) = edge(before, True), edge(after, False)
-    size = np.array([np.ptp(p[p[:, 2] > 0, :2], axis=0).max(initial=1) for p in left])
-    near = nearness(left[:, None], right[None], _PIECES_RADIUS * np.maximum(size, 1)[:, None])
+    size = np.array([np.ptp(p[p[:, 2] > 0, :2], axis=0).max(initial=1) if (p[:, 2] > 0).any() else 1 for p in left])
+    near = nearness(left[:, None], right[None], _PIECES_RADIUS * size[:, None])
     near[left_away > gap], near[:, right_away > gap] = 0, 0
     for m, n in zip(*linear_sum_assignment(-near), strict=True):
         if near[m, n] >= _PIECES_NEARNESS:

@@ -54,7 +54,7 @@ def ntu(source: Source, options: Options) -> Annotations:
 
 
 def _ntu(file: File, found: re.Match[str], options: Options) -> Clip:
-    name = _NTU_NAME.search(found[1])
+    name = _NTU_NAME.fullmatch(found[1])
     if name is None:
         raise ValueError(f"the name is {found.group()}, wanted SsssCcccPpppRrrrAaaa.skeleton")
     setup, camera, subject, _, action = map(int, name.groups())

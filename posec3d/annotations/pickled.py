@@ -110,9 +110,9 @@ def _dtype(code: Any, align: Any = False, copy: Any = True) -> np.dtype:
     return np.dtype(code, copy=True)  # a copy: its byte order is set later
 
 
-def _reconstruct(kind: Any, shape: Any, code: Any) -> np.ndarray:
-    if not isinstance(kind, Name) or kind.name != "numpy.ndarray":
-        raise ValueError(f"a NumPy array that is {kind(kind)}: {REMEDY}")
+def _reconstruct(of: Any, shape: Any, code: Any) -> np.ndarray:
+    if not isinstance(of, Name) or of.name != "numpy.ndarray":
+        raise ValueError(f"a NumPy array that is {kind(of)}: {REMEDY}")
     return np.zeros(0)
 
 

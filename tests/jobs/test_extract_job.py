@@ -69,6 +69,7 @@ def rows(table):
         ({"actors": "0"}, "--actors must be N or MIN:MAX"),
         ({"fps": 0.0}, "--fps must be > 0"),
         ({"detect_every": 0}, "--detect-every must be >= 1"),
+        ({"max_failed": -0.5}, "--max-failed must be >= 0, got -0.5"),
         ({"store": "heatmaps", "pose": "rtmpose-m"}, "--store heatmaps: rtmpose-m has none; movenet-thunder"),
         ({"pose": "poses.json", "fps": 5.0}, "--fps and poses or boxes from a file"),
         ({"decoder": "nvdec"}, "--decoder nvdec wants actors with a GPU, got --gpus-per-actor 0"),

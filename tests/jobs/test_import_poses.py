@@ -191,6 +191,7 @@ def test_labels_get_names_and_keep_them(tmp_path):
         ({"size": "0x5"}, "--size must be HxW"),
         ({"fps": -1}, "--fps must be >= 0"),
         ({"max_persons": 0}, "--max-persons must be >= 1"),
+        ({"max_failed": -1}, "--max-failed must be >= 0, got -1"),
         ({"labels": "/nowhere.txt"}, "no file at /nowhere.txt"),
         ({"source": "/nowhere"}, "no file or folder there"),
         ({"name": "ntu"}, "wanted Ssss.* for the format ntu; it may be pyskl"),

@@ -76,6 +76,7 @@ def rows(out):
         ({"window": 1.0, "stride": 2.0}, "the stride must be > 0 and at most the window's"),
         ({"window": -1.0}, "the window must be > 0 seconds long, got -1.0"),
         ({"clips": 0}, "--clips must be >= 1, got 0"),
+        ({"max_failed": -1}, "--max-failed must be >= 0, got -1"),
         ({"table": "/nowhere"}, "no keypoint table at /nowhere"),
         ({"table": None, "videos": "/nowhere"}, "/nowhere: no folder or video there"),
         ({"runs": ("/nowhere",), "weights": None}, r"no checkpoint at /nowhere/best\.safetensors"),

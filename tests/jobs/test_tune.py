@@ -153,6 +153,15 @@ def test_what_cannot_work_is_refused_before_any_worker_starts(table, change, mes
         tune.prepare(job(table, **change))
 
 
+@pytest.mark.parametrize(
+    ("split", "told"), [("xsub_test", True), ("val,test", True), ("!xsub_test", False), ("contest,!test", False)]
+)
+def test_that_a_sweep_chooses_on_test_clips_is_told(split, told, caplog):
+    with pytest.raises(_job.UsageError):
+        tune.prepare(job("/nowhere", val_split=split))
+    assert ("the trial chosen on test clips looks better" in caplog.text) == told
+
+
 def test_trials_that_want_the_same_of_the_table_look_at_it_once(table, monkeypatch):
     seen, plain = [], index
     monkeypatch.setattr("jobs.train.index", lambda *args, **how: seen.append(args[1]) or plain(*args, **how))

@@ -341,6 +341,15 @@ def test_ntu_splits_are_those_of_the_authors(tmp_path, name, splits):
     assert set(clip.splits) == splits
 
 
+@pytest.mark.parametrize("name", ["old_S001C001P001R001A001", "S001C001P001R001A001 (1)"])
+def test_of_ntu_a_copy_is_not_imported_a_second_time(tmp_path, name):
+    body = skeleton_file([{7: joint()}])
+    uri = written(tmp_path, {"S001C001P001R001A001.skeleton": body, f"{name}.skeleton": body})
+    found = read("ntu", uri)
+    assert found["S001C001P001R001A001"].label == 0
+    assert f"the name is {name}.skeleton, wanted SsssCcccPpppRrrrAaaa.skeleton" in str(found[name])
+
+
 def test_ntu_keeps_two_bodies_unless_told_otherwise(tmp_path):
     uri = written(tmp_path, {"S001C001P001R001A001.skeleton": skeleton_file([{b: joint() for b in range(4)}])})
     assert only(read("ntu", uri)).num_persons == 2

@@ -266,6 +266,10 @@ def test_the_error_names_what_was_asked_for():
         (pickle.dumps([np.array([None])]), "Python objects"),
         (b"\x80\x02]\x82\x01a.", "EXT1"),
         (b"\x80\x02]X\x01\x00\x00\x00x)Ra.", "a str"),
+        (
+            b"\x80\x03]" + ARRAY.replace(b"cnumpy\nndarray", b"ccollections\nOrderedDict") + b"a.",
+            "a NumPy array that is collections",
+        ),
     ):
         with pytest.raises(ValueError, match=f"{named}.*nothing in it was run"):
             read(data)

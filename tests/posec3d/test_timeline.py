@@ -134,6 +134,11 @@ def test_people_keep_their_numbers_through_cuts_whatever_their_order():
     assert [numbers for _, numbers in numbered(pieces)] == [[0, 1], [1, 2, 0], [2], [3]]  # frame 60 is missing
 
 
+def test_a_person_nobody_sees_in_a_piece_is_no_one_of_the_next():
+    pieces = [clip(0, 20, 50, None), clip(20, 20, 350, 50)]
+    assert [numbers for _, numbers in numbered(pieces)] == [[0, 1], [2, 0]]
+
+
 def test_each_person_is_looked_at_alone():
     seen = []
 
