@@ -66,6 +66,15 @@ class LimitsBroken(ProblemsFound):
     code = WORSE
 
 
+@contextlib.contextmanager
+def usage(*errors: type[Exception]) -> Iterator[None]:
+    """Tell of these errors as wrong usage."""
+    try:
+        yield
+    except errors as error:
+        raise UsageError(str(error)) from error
+
+
 def parse(job: type[T], args: list[str] | None = None) -> T:
     """Flags from a dataclass: its fields are the flags, its docstrings the help; `args` None takes sys.argv."""
     named = (tyro.conf.PositionalMetavarFromFieldName,)
@@ -204,7 +213,7 @@ def lock(folder: str) -> Iterator[None]:
 
 def report(title: str, summary: dict[str, Any]) -> None:
     """Write a summary to summary.json in the folder summary["path"], and print its scalars as one table."""
-    write_whole(f"{summary['path']}/summary.json", _json(summary).encode())
+    write_json(f"{summary['path']}/summary.json", summary)
     table = Table(title=title, show_header=False, title_justify="left")
     for key, value in summary.items():
         if not isinstance(value, dict | list):

@@ -54,11 +54,9 @@ def run(job: Compact) -> dict[str, Any]:
     sources = list(job.tables)
     if len(set(sources)) < len(sources):
         raise _job.UsageError("a table is given twice")
-    try:
+    with _job.usage(FileNotFoundError):
         for uri in sources:
             tables.require_table(uri)
-    except FileNotFoundError as error:
-        raise _job.UsageError(str(error)) from error
 
     path = f"{job.out}/_compact" if job.out else f"{sources[0]}/_check"
     begun = {"tables": sources, "rows_per_file": job.rows_per_file}

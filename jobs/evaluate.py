@@ -63,10 +63,8 @@ def run(job: Evaluate) -> dict[str, Any]:
     _job.require_least(job, clips=1, actors=1)
     job = _job.absolute(job, "runs", "table", "out")
     files, models = _job.models(job.runs)
-    try:
+    with _job.usage(FileNotFoundError):
         found = tables.summary(job.table)
-    except FileNotFoundError as error:
-        raise _job.UsageError(str(error)) from error
     names = models[0].labels
     for uri, model in zip(job.runs, models, strict=True):
         for kind in found["skeletons"] - {model.skeleton}:
@@ -180,10 +178,8 @@ def _index(job: Evaluate, model: Checkpoint, split: str | None) -> Index:
     Raises:
         UsageError: it sees RGB, and there is nothing of that, or no whole frames where it sees those.
     """
-    try:
+    with _job.usage(ValueError):
         chosen = index(job.table, split, need_people=False, skeleton=model.skeleton, **index_options(model.config.clip))
-    except ValueError as error:
-        raise _job.UsageError(str(error)) from error
     _job.require_sight(chosen, job.table, split)
     return chosen
 

@@ -44,10 +44,8 @@ def run(job: Export) -> dict[str, Any]:
         raise _job.UsageError(f"--out must end in {' or '.join(FORMATS)}, got {job.out}")
     if exists(job.out):
         raise _job.UsageError(f"{job.out} exists; remove it, or give another --out")
-    try:
+    with _job.usage(FileNotFoundError):
         checkpoint = checkpoints.load(job.run)
-    except FileNotFoundError as error:
-        raise _job.UsageError(str(error)) from error
     make, open_file = FORMATS[suffix]
     try:
         data = make(checkpoint)

@@ -40,10 +40,8 @@ def run(job: ExportPoses) -> dict[str, Any]:
     job = _job.absolute(job, "table", "out")
     if not job.out.endswith((".pkl", ".pickle")):
         raise _job.UsageError(f"--out {job.out}: wanted a file *.pkl; PYSKL reads no other")
-    try:
+    with _job.usage(FileNotFoundError):
         found = tables.summary(job.table)
-    except FileNotFoundError as error:
-        raise _job.UsageError(str(error)) from error
     _job.require_splits(job.table, found, job.split)
     count = export_pyskl(job.table, job.out, split=job.split, coordinates=job.coordinates, dtype=job.dtype)
     labels = f"{posixpath.splitext(job.out)[0]}.labels.txt"

@@ -97,12 +97,10 @@ def run(job: Extract) -> dict[str, Any]:
     )
     options = _options(job)
     actors = None if job.actors is None else _job.span("--actors", job.actors)
-    try:
+    with _job.usage(FileNotFoundError, ValueError):
         videos = find_videos(job.videos, job.labels)
         if job.test_share is not None:
             videos = hold_out(videos, job.test_share)
-    except (FileNotFoundError, ValueError) as error:
-        raise _job.UsageError(str(error)) from error
     notes = f"{job.table}/_extract"
     with _job.lock(notes):
         settings = _same_settings(job, options, notes)
@@ -237,15 +235,11 @@ def _networks(job: Extract, videos: Sequence[Video]) -> tuple[Network | Given, N
 
     def one(name: str, weights: str | None) -> Network | Given:
         if not is_file(name):
-            try:
+            with _job.usage(ValueError):
                 return estimators.network(name, weights)
-            except ValueError as error:
-                raise _job.UsageError(str(error)) from error
-        try:
+        with _job.usage(FileNotFoundError, ValueError):
             given = Given(name)
             lacking = given.check([video.video for video in videos])
-        except (FileNotFoundError, ValueError) as error:
-            raise _job.UsageError(str(error)) from error
         if lacking:
             log.warning("%s has no entry of %d videos, such as %s: they will fail", name, len(lacking), lacking[0])
         return given

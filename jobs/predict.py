@@ -170,10 +170,8 @@ def _same_settings(job: Predict, models: list[bytes], clips: int) -> dict[str, A
 def _extract(job: Predict, table: str) -> dict[str, Any] | None:
     """Estimate the poses that are missing; None where they are given."""
     if job.videos is None:
-        try:
+        with _job.usage(FileNotFoundError):
             tables.require_table(table)
-        except FileNotFoundError as error:
-            raise _job.UsageError(str(error)) from error
         return None
     piece_s = None
     if job.window is not None and not extract_job.is_file(job.pose):  # poses that are only read take no time

@@ -37,12 +37,10 @@ def run(job: Stats) -> dict[str, Any]:
     """
     job = _job.absolute(job, "table", "report", "against", "limits")
     limits = _limits(job)
-    try:
+    with _job.usage(FileNotFoundError):
         files = len(tables.require_table(job.table))
         if job.against:
             tables.require_table(job.against)
-    except FileNotFoundError as error:
-        raise _job.UsageError(str(error)) from error
     _ray.connect()
     with _terminal.progress("count", files, "files") as advance:
         found, clips = statistics(job.table, quality=limits.quality, advance=advance)

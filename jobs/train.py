@@ -165,13 +165,11 @@ def look(table: str, train_split: str | None, val_split: str | None, **how: Any)
     Raises:
         UsageError: there is no table, or nothing of a split.
     """
-    try:
+    with _job.usage(FileNotFoundError, ValueError):
         found = tables.summary(table)
         _job.require_splits(table, found, train_split, val_split)
         train = index(table, train_split, **how)
         val = None if val_split is None else index(table, val_split, need_people=False, **how)
-    except (FileNotFoundError, ValueError) as error:
-        raise _job.UsageError(str(error)) from error
     _job.require_sight(train, table, train_split)
     if not train.clips:
         raise _job.UsageError(f"no labelled clip with people in the training split {train_split!r}")
@@ -217,11 +215,9 @@ def prepare(job: Train, look: Callable[..., Seen] = look) -> _trainer.Run:
             "workers; lower --batch or --workers, or raise --repeat"
         )
     labels = tuple(seen.labels.get(i, str(i)) for i in range(max(seen.labels) + 1))
-    try:
+    with _job.usage(ValueError):
         with torch.device("meta"):
             checkpoints.build_model(config, train.skeleton, len(labels))
-    except ValueError as error:
-        raise _job.UsageError(str(error)) from error
     begun = exists(f"{job.out}/last.safetensors")
     return _trainer.Run(
         config=config,

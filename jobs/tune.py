@@ -122,15 +122,13 @@ def prepare(job: Tune) -> tuple[_space.Space, int]:
     if any(re.match(r"(?!!)(.*[^a-z])?test", term.strip()) for term in job.val_split.split(",")):
         log.warning("--val-split %s: the trial chosen on test clips looks better on them than it is", job.val_split)
     _job.require_least(job, concurrent=1, grace=1, reduction=2)
-    try:
+    with _job.usage(ValueError):
         space = dict(_space.SWEEPS[job.sweep].space if job.sweep else {})
         space |= _space.read(job.space) if job.space else {}
         space |= _space.parse([word for words in job.search for word in words])
         _space.check(space, job.config)
         if job.searcher == "optuna":
             _space.Optuna(space, job.mode, 0)
-    except ValueError as error:
-        raise _job.UsageError(str(error)) from error
     if job.sweep and job.config.model.name not in _space.SWEEPS[job.sweep].models:
         raise _job.UsageError(
             f"--sweep {job.sweep} says nothing about a {job.config.model.name}; it is for "
@@ -147,10 +145,8 @@ def prepare(job: Tune) -> tuple[_space.Space, int]:
     looked_at, look = set(), functools.cache(train_job.look)  # trials that want the same of the table look once
     for number in range(count):
         params = {k: v for k, v in _space.draw(space, number, job.config.seed).items() if k in kinds}
-        try:
+        with _job.usage(ValueError):
             own = job.trial("", params)
-        except ValueError as error:
-            raise _job.UsageError(str(error)) from error
         if own.config not in looked_at:
             looked_at.add(own.config)
             train_job.prepare(own, look)

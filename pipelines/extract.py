@@ -233,10 +233,8 @@ def measure(
     detector: Network | Given,
     pose: Network | Given,
     options: Options,
-    *,
-    seconds: float = 30.0,
 ) -> Sample:
-    """Extract parts of the first videos in this process, for about so long, and store nothing.
+    """Extract parts of the first videos in this process, for about half a minute, and store nothing.
 
     Raises:
         VideoError: `options` want NVDEC, which is not to be had here.
@@ -246,7 +244,7 @@ def measure(
     boxes, people, _ = load(detector, pose)
     start, count, failed, spent, rows = time.monotonic(), 0, 0, 0.0, 0.0
     for video in videos:
-        if time.monotonic() - start > seconds:
+        if time.monotonic() - start > 30:
             break
         count += 1
         row: dict[str, Any] = {**asdict(video), "splits": list(video.splits)}
@@ -277,7 +275,8 @@ def default_actors(cpus_per_actor: int = 1, gpus_per_actor: float = 0) -> int:
     """
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cpus, gpus = (sum(resources.get(kind, 0) for resources in alive) for kind in ("CPU", "GPU"))
-    cpus = min(cpus, os.cpu_count() or 1) if len(alive) == 1 and cpus > (os.cpu_count() or 1) else cpus - 1
+    here = os.cpu_count() or 1
+    cpus = here if len(alive) == 1 and cpus > here else cpus - 1
     most = cpus // cpus_per_actor
     if gpus_per_actor:  # of each GPU: shares of two make no actor; and 1 // 0.2 is 4
         most = min(most, gpus * int(1 / gpus_per_actor + 1e-9))

@@ -32,6 +32,7 @@ BATCH = 8  # clips a model looks at together
 BLOCK = 16
 """Videos an actor is given at a time, at most."""
 PENDING = "_pending"
+ROWS_PER_FILE = 10_000
 LABELS_KEY = b"posec3d.labels"
 """Of the predictions' metadata: the names of the classes, in the order of `scores`."""
 
@@ -86,7 +87,6 @@ class Todo:
     videos: dict[str, str]
     """The video of each clip_id that the table has, of long videos once."""
     done: int
-    given_up: int
     waiting: frozenset[str]
     """Long videos of which a piece is still to be extracted."""
 
@@ -126,19 +126,17 @@ def plan(table: str, out: str, *, whole: bool, max_attempts: int = 3, retry_fail
         done.update(ids.unique().to_pylist())
     failures = {} if retry_failed else tables.read_failures(out)
     attempts = {name: row["attempts"] for name, row in failures.items() if name not in done}
-    missing, given_up, waiting = [], 0, set()
+    missing, waiting = [], set()
     for name, found in pieces.items():
-        if name in done:
+        if name in done or attempts.get(name, 0) >= max_attempts:
             continue
-        if attempts.get(name, 0) >= max_attempts:
-            given_up += 1
-        elif len(found) + lost[name] < counts[name]:
+        if len(found) + lost[name] < counts[name]:
             waiting.add(name)
         else:
             places = [place for _, place in sorted(found)]
             tried = attempts.get(name, 0)
             missing.append({"clip_id": name, "video": sources[name], "attempts": tried, "pieces": places})
-    return Todo(files, tuple(missing), sources, len(done & pieces.keys()), given_up, frozenset(waiting))
+    return Todo(files, tuple(missing), sources, len(done & pieces.keys()), frozenset(waiting))
 
 
 @dataclass
@@ -171,7 +169,6 @@ def predict(
     actors: int,
     gpus_per_actor: float = 0,
     max_attempts: int = 3,
-    rows_per_file: int = 10_000,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Progress:
     """Name what is done in the clips of a table.
@@ -189,12 +186,11 @@ def predict(
         actors: how many work in parallel, one CPU each.
         gpus_per_actor: GPUs, or the share of one, each of them has.
         max_attempts: deaths of its worker after which a video is a failure.
-        rows_per_file: of the predictions' files.
         on_progress: called with the running counts.
     """
     labels = checkpoints.loads(models[0], "the model").labels
     put = functools.partial(write, labels=labels)
-    progress, kept = Progress(), writer.Writer(out, rows_per_file, put, PENDING)
+    progress, kept = Progress(), writer.Writer(out, ROWS_PER_FILE, put, PENDING)
     attempts = attempts_here()
     arguments = (
         ray.put(list(models)), tuple(weights), how, todo.files, clips, flipped, pictures_folder, attempts, max_attempts,

@@ -135,7 +135,7 @@ def compare(
         FileNotFoundError: there is no table at `against`.
     """
     there = count_places(against)
-    both = _plain(here).join(_plain(there), keys="clip_id", join_type="inner", right_suffix="_there")
+    both = here.cast(PLACE).join(there.cast(PLACE), keys="clip_id", join_type="inner", right_suffix="_there")
     matched = pc.count_distinct(both["clip_id"]).as_py()
     if len(both) > COMPARE:  # a join has no order: sorted, it is the same clips each time
         both = both.sort_by("clip_id").take(np.random.default_rng(0).permutation(len(both))[:COMPARE])
@@ -163,11 +163,6 @@ def places(paths: list[str]) -> pa.Table:
             ids = file.read_row_group(number, columns=["clip_id"])["clip_id"]
             parts.append(pa.table({"clip_id": ids, "file": [path] * len(ids), "row_group": [number] * len(ids)}))
     return pa.concat_tables([pa.table([[], [], []], schema=PLACE), *(part.cast(PLACE) for part in parts)])
-
-
-def _plain(where: pa.Table) -> pa.Table:
-    """Without dictionaries, which a join cannot take."""
-    return where.cast(PLACE)
 
 
 def compare_rows(rows: list[dict[str, Any]]) -> Differences:

@@ -113,11 +113,8 @@ class ExtractPoses:
         }
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Extract each clip of the batch."""
-        return pa.concat_tables([self.one(row) for row in batch.to_pylist()])
-
-    def one(self, row: dict[str, Any]) -> pa.Table:
-        """Extract one clip, unless it ended too many workers already."""
+        """Extract the one clip of a batch, unless it ended too many workers already."""
+        (row,) = batch.to_pylist()
         began = time.time()
         deaths = ray.get(self.attempts.deaths.remote(row["clip_id"]))
         row = {**row, "attempts": row["attempts"] + deaths}

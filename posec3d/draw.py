@@ -33,13 +33,16 @@ ROWS = 20
 GAMMA = 0.6
 
 
+def _shown(points: np.ndarray, score: np.ndarray) -> np.ndarray:
+    return (score >= MIN_SCORE) & np.isfinite(points).all(-1)
+
+
 def skeleton_overlay(
     frame: np.ndarray,
     keypoints: np.ndarray,
     scores: np.ndarray,
     skeleton: Skeleton,
     *,
-    min_score: float = MIN_SCORE,
     numbers: Sequence[int] | None = None,
 ) -> np.ndarray:
     """Draw everyone's limbs and joints on a copy of a frame.
@@ -52,7 +55,6 @@ def skeleton_overlay(
         keypoints: (M, V, 2) pixels, x then y; may leave the frame.
         scores: (M, V) in [0, 1].
         skeleton: names the limbs and the sides.
-        min_score: joints under this are not drawn, nor are limbs that end in one.
         numbers: M, by which people have their colours; None is their order.
 
     Returns:
@@ -65,7 +67,7 @@ def skeleton_overlay(
     for left, right in skeleton.pairs:
         shades[left], shades[right] = 1, -1
     for m, points, score in zip(range(len(scores)) if numbers is None else numbers, keypoints, scores, strict=True):
-        shown = (score >= min_score) & (score > 0) & np.isfinite(points).all(-1)
+        shown = _shown(points, score)
         # A point may lie far outside; OpenCV's fixed point numbers end at 2**31.
         fixed = np.rint(np.clip(np.nan_to_num(points), -1e5, 1e5) * 2**SHIFT).astype(int).tolist()
         limbs = [(a, b) for a, b in skeleton.limbs if shown[a] and shown[b]]
@@ -149,7 +151,7 @@ def name_tags(
     canvas = ImageDraw.Draw(image)
     taken: list[tuple[float, float, float]] = []  # left, right, top
     for points, score, text, number in zip(keypoints, scores, texts, numbers, strict=True):
-        shown = points[(score >= MIN_SCORE) & (score > 0) & np.isfinite(points).all(-1)]
+        shown = points[_shown(points, score)]
         if not len(shown):
             continue
         text = one_line(text, 60)
@@ -206,9 +208,9 @@ def volume_strip(volume: np.ndarray, frames: int = 8) -> np.ndarray:
     return side_by_side(volume_picture(volume[:, chosen]))
 
 
-def side_by_side(images: Sequence[np.ndarray], gap: int = 4) -> np.ndarray:
-    """Images of one height in a row with `gap` white pixels between them."""
-    space = np.full((images[0].shape[0], gap, 3), 255, np.uint8)
+def side_by_side(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Images of one height in a row with 4 white pixels between them."""
+    space = np.full((images[0].shape[0], 4, 3), 255, np.uint8)
     parts = [part for image in images for part in (space, image)][1:]
     return np.concatenate(parts, axis=1)
 

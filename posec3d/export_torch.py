@@ -18,6 +18,11 @@ from posec3d.skeletons import skeleton
 from posec3d.streams import MIN_SCORE
 from posec3d.training import normalised
 
+LEAST_PEAK = 1e-3
+"""Lower ones draw nothing, as in `posec3d.heatmaps`."""
+MIN_SIDE = 10
+"""Pixels of a box that is cropped to, as in `posec3d.clips`."""
+
 
 class NotExportable(ValueError):
     """A model whose input is more than what is sampled of a clip."""
@@ -143,16 +148,15 @@ class Volume(nn.Module):
         pairs: start and end of each channel's limb; a joint is a limb from itself to itself.
         size: side H = W in pixels.
         sigma: spread in pixels.
-        min_score: peaks under this draw nothing.
     """
 
     starts: Tensor
     ends: Tensor
     pixels: Tensor
 
-    def __init__(self, pairs: Sequence[tuple[int, int]], size: int, sigma: float, min_score: float = 1e-3) -> None:
+    def __init__(self, pairs: Sequence[tuple[int, int]], size: int, sigma: float) -> None:
         super().__init__()
-        self.sigma, self.min_score = sigma, min_score
+        self.sigma = sigma
         self.joints = all(start == end for start, end in pairs)
         for name, ends in zip(("starts", "ends"), zip(*pairs, strict=True), strict=True):
             self.register_buffer(name, torch.tensor(ends), persistent=False)
@@ -164,7 +168,7 @@ class Volume(nn.Module):
         first = score.index_select(-1, self.starts)
         peak = torch.minimum(first, score.index_select(-1, self.ends))
         short = (end.double() - start.double()).square().sum(-1) < 1
-        peak = torch.where(peak >= self.min_score, torch.where(short, first, peak), 0)
+        peak = torch.where(peak >= LEAST_PEAK, torch.where(short, first, peak), 0)
         end = torch.where(short[..., None], start, end)
         # Both axes at once, (N, M, T, C, 2, pixels): what a joint's Gaussian, or a limb's window, is on each.
         low, high = (edge.double()[..., None] for edge in (torch.minimum(start, end), torch.maximum(start, end)))
@@ -194,17 +198,14 @@ def _distance2(offset: Tensor, limb: Tensor) -> Tensor:
     return (x - along * limb_x).square() + (y - along * limb_y).square()
 
 
-def clip_box(
-    xy: Tensor, score: Tensor, frame_size: Tensor, padding: float | None, *, min_size: int = 10
-) -> tuple[Tensor, Tensor]:
-    """The square that `posec3d.clips.clip_box` finds.
+def clip_box(xy: Tensor, score: Tensor, frame_size: Tensor, padding: float | None) -> tuple[Tensor, Tensor]:
+    """The square that `posec3d.clips.clip_box` finds; the whole frame, where people are smaller than `MIN_SIDE`.
 
     Args:
         xy: (N, M, T, V, 2) pixels, finite.
         score: (N, M, T, V), 0 = not detected.
         frame_size: (N, 2) height, width.
         padding: growth of each half side, relative; None crops nothing.
-        min_size: with a box side under this, or no point at all, it is the whole frame.
 
     Returns:
         Its corner x, y and its sides w, h, each (N, 2) float64, in pixels of the frame.
@@ -216,7 +217,7 @@ def clip_box(
     seen = (score > 0)[..., None]
     low = torch.where(seen, xy, math.inf).amin((1, 2, 3)).double()  # (N, 2)
     high = torch.where(seen, xy, -math.inf).amax((1, 2, 3)).double()
-    whole = (high - low).amin(1, keepdim=True) < min_size  # of no point at all it is minus infinity
+    whole = (high - low).amin(1, keepdim=True) < MIN_SIDE  # of no point at all it is minus infinity
     low, high = torch.where(whole, 0, low), torch.where(whole, 0, high)
     half = ((high - low) / 2 * (1 + padding)).amax(1, keepdim=True)
     centre = (low + high) / 2

@@ -85,9 +85,7 @@ def training_samples(
     return samples
 
 
-def testing_samples(
-    group: Group, chosen: Index, config: ClipConfig, *, num_clips: int = 1, read: Read = read
-) -> Arrays:
+def testing_samples(group: Group, chosen: Index, config: ClipConfig, *, num_clips: int = 1) -> Arrays:
     """The clips of a group as they are tested.
 
     Returns:

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 # 2^f = Σ (f ln 2)^i / i!; for |f| <= 1/2 the terms up to the sixth are exact to 1.2e-7.
 _C0, _C1, _C2, _C3, _C4, _C5, _C6 = (np.float32(math.log(2) ** i / math.factorial(i)) for i in range(7))
 _ZERO, _HALF, _LEAST = np.float32(0), np.float32(0.5), np.float32(-125)
-_ONE, _BIAS, _MANTISSA = np.int32(1), np.int32(127), np.int32(23)
+_BIAS, _MANTISSA = np.int32(127), np.int32(23)
 
 LANES = 16
 """Pixels of a row that are computed together: one AVX-512 register, two of AVX2."""

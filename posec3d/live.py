@@ -181,7 +181,6 @@ def watch(
     window: float = 2.0,
     every: float = 0.5,
     per_person: bool = False,
-    clips: int = 1,
 ) -> Iterator[Moment]:
     """Say again and again what is done in a stream, until it is over.
 
@@ -191,7 +190,6 @@ def watch(
         window: seconds that are looked at; an answer takes `MIN_FRAMES` in them, from half of them or more.
         every: seconds from one answer to the next one, at least.
         per_person: look at each person alone who is seen in half of the window.
-        clips: test clips sampled from the window.
 
     Raises:
         VideoError: the stream cannot be opened.
@@ -207,12 +205,10 @@ def watch(
             )
     if not (window > 0 and every > 0):
         raise ValueError(f"window and every must be > 0 seconds, got {window} and {every}")
-    return _moments(recognizer, Newest(source), window, every, per_person, clips)
+    return _moments(recognizer, Newest(source), window, every, per_person)
 
 
-def _moments(
-    recognizer: Predictor, newest: Newest, window: float, every: float, per_person: bool, clips: int
-) -> Iterator[Moment]:
+def _moments(recognizer: Predictor, newest: Newest, window: float, every: float, per_person: bool) -> Iterator[Moment]:
     held: deque[tuple[float, Seen, list[int]]] = deque()  # when it came, who is in it, and their numbers
     started = answered = free = -math.inf  # when the first frame came; the one last answered; since when it only looks
     looked = count = 0
@@ -249,7 +245,7 @@ def _moments(
                 presence = (clip.scores > 0).any(-1).mean(1)
                 there = np.flatnonzero(presence >= LEAST_PRESENCE).tolist()
                 chosen = [(numbers[m], alone(clip, m)) for m in there]
-            scores = recognizer.probabilities([one for _, one in chosen], clips=clips) if chosen else ()
+            scores = recognizer.probabilities([one for _, one in chosen], clips=1) if chosen else ()
             yield Moment(
                 seconds=time.monotonic() - started,
                 people=clip.num_persons,

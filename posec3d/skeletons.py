@@ -36,13 +36,6 @@ class Skeleton:
             order[left], order[right] = right, left
         return tuple(order)
 
-    @property
-    def limb_mirror(self) -> tuple[int, ...]:
-        """Limb order after a horizontal flip, start and end of a limb taken as a set."""
-        position = {frozenset(limb): i for i, limb in enumerate(self.limbs)}
-        mirror = self.mirror
-        return tuple(position[frozenset((mirror[a], mirror[b]))] for a, b in self.limbs)
-
 
 def _skeleton(
     name: str,

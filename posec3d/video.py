@@ -109,13 +109,12 @@ class Video:
         start_s: float = 0.0,
         end_s: float | None = None,
         fps: float | None = None,
-        threads: int = 1,
         decoder: Decoder = "ffmpeg",
     ) -> None:
         """Open the file and decode its first frame; see `open_video`."""
         self.uri = os.fspath(uri)
         self._decoder = decoder
-        self._start_s, self._end_s, self._threads = start_s, math.inf if end_s is None else end_s, threads
+        self._start_s, self._end_s = start_s, math.inf if end_s is None else end_s
         if not 0 <= self._start_s < self._end_s:
             raise ValueError(f"{self.uri}: wanted 0 <= start_s < end_s, got start_s {start_s} and end_s {end_s}")
         if fps is not None and not 0 < fps < math.inf:
@@ -177,7 +176,7 @@ class Video:
             self._stream = streams[0]
             if self._stream.codec_context is None:
                 raise VideoError(f"{self.uri}: this FFmpeg build has no decoder for its video stream")
-            self._stream.codec_context.thread_count = self._threads
+            self._stream.codec_context.thread_count = 1  # workers are many
             self._stream.thread_type = "AUTO"
             self._format = self._container.format.name
             self._tick_s = float(self._stream.time_base or 1)
@@ -363,7 +362,6 @@ def open_video(
     start_s: float = 0.0,
     end_s: float | None = None,
     fps: float | None = None,
-    threads: int = 1,
     decoder: Decoder = "ffmpeg",
 ) -> Video:
     """Open a video; iterate it once for its frames and close it (a context manager).
@@ -384,7 +382,6 @@ def open_video(
         fps: > 0; resample to this rate: frame k is the one nearest to the time k / fps, which is its timestamp, and
             those with k / fps in [start_s, end_s) are given. A video whose average rate is not higher keeps its own
             frames and times.
-        threads: decoder threads; 1 because the workers are many.
         decoder: "nvdec" leaves to NVDEC what it knows; a warning in the log names videos that the CPU decodes all the
             same. Times, seeks and rotation are FFmpeg's in either case.
 
@@ -396,7 +393,7 @@ def open_video(
         ValueError: start_s is negative or not before end_s, fps is not positive, or no such decoder.
         OSError: while iterating, when reading the file fails for a reason other than its content.
     """
-    return Video(uri, start_s=start_s, end_s=end_s, fps=fps, threads=threads, decoder=decoder)
+    return Video(uri, start_s=start_s, end_s=end_s, fps=fps, decoder=decoder)
 
 
 def require_nvdec() -> None:
@@ -498,14 +495,13 @@ def _clock(uri: str, fps: float | None, version: str) -> tuple[float | None, np.
         return video._fps, np.array([] if video._fps else video._times())
 
 
-def write_video(path: str | os.PathLike[str], frames: Iterable[np.ndarray], fps: float, *, threads: int = 1) -> None:
+def write_video(path: str | os.PathLike[str], frames: Iterable[np.ndarray], fps: float) -> None:
     """Write frames as H.264 (yuv420p, so that browsers play it); the file appears only when it is whole.
 
     Args:
         path: a local file name; its ending gives the container, as a rule .mp4.
         frames: each (H, W, 3) uint8 RGB, all of one size; an odd side is padded by repeating its last pixel.
         fps: frames per second, > 0.
-        threads: encoder threads.
 
     Raises:
         ValueError: no frames, fps not positive, or a frame of another size or type.
@@ -521,7 +517,7 @@ def write_video(path: str | os.PathLike[str], frames: Iterable[np.ndarray], fps:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.pix_fmt = "yuv420p"
         stream.options = {"crf": "18", "preset": "veryfast"}
-        stream.codec_context.thread_count = threads
+        stream.codec_context.thread_count = 1
         for number, frame in enumerate(frames):
             if shape is None:
                 shape = frame.shape

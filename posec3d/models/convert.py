@@ -260,9 +260,9 @@ def _require_same_shapes(given: dict[str, Tensor], wanted: dict[str, Tensor], mo
     raise ValueError("\n".join(lines))
 
 
-def _shortly(what: str, names: list[str], most: int = 5) -> str:
-    more = f"; and {len(names) - most} more" if len(names) > most else ""
-    return f"{len(names)} {what}: {'; '.join(names[:most])}{more}"
+def _shortly(what: str, names: list[str]) -> str:
+    more = f"; and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"{len(names)} {what}: {'; '.join(names[:5])}{more}"
 
 
 def _advice(given: dict[str, Tensor], wanted: dict[str, Tensor]) -> str:

@@ -230,7 +230,7 @@ def test_a_clip_that_fails_is_a_row_with_its_cause_and_is_given_up_in_the_end(ra
         (failure,) = read_failures(f"{out}/predictions").values()
         assert (failure["clip_id"], failure["stage"], failure["attempts"]) == ("c5", "recognize", attempts)
         assert "has no video to take frames from" in failure["error"]
-    assert predict.plan(table, f"{out}/predictions", whole=False).given_up == 1
+    assert predict.plan(table, f"{out}/predictions", whole=False).missing == ()
     bad = json.loads(Path(out, "predictions.json").read_text())[0]
     assert "has no video" in bad["error"] and bad["clip_id"] == "c5"
 

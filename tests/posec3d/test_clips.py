@@ -156,7 +156,8 @@ def test_flipped_coordinates_draw_the_mirrored_volume():
     xy += 5  # windows that truncation at the left edge would make lopsided
     flipped = flip(xy, score, 50, COCO17.mirror)
     joints = joint_volumes(xy, score, (50, 50))[list(COCO17.mirror), ..., ::-1]
-    limbs = limb_volumes(xy, score, COCO17.limbs, (50, 50))[list(COCO17.limb_mirror), ..., ::-1]
+    mirrored = [tuple(COCO17.mirror[joint] for joint in limb) for limb in COCO17.limbs]
+    limbs = limb_volumes(xy, score, mirrored, (50, 50))[..., ::-1]
     # exp(-4.5) is what lies on a window's edge, on one side only: int() truncates, it does not round.
     np.testing.assert_allclose(joint_volumes(*flipped, (50, 50)), joints, atol=np.exp(-4.5))
     np.testing.assert_allclose(limb_volumes(*flipped, COCO17.limbs, (50, 50)), limbs, atol=np.exp(-4.5))

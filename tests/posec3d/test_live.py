@@ -134,7 +134,7 @@ def said(recognizer, tools, times, shown=(1,), late=0, window=2.0, every=0.5, pe
     recognizer.networks = tools
     frames = np.concatenate([actors.make_clip("wave", actor=a, num_frames=len(times)).frames for a in shown], 2)
     frames[: len(times) - late, :, 320:] = frames[0, 0, 0]  # the second one comes late
-    return list(live._moments(recognizer, Played(times, frames), window, every, per_person, 1))
+    return list(live._moments(recognizer, Played(times, frames), window, every, per_person))
 
 
 def test_an_answer_waits_for_half_a_window(recognizer, tools):
