@@ -275,13 +275,49 @@ def _jhmdb14() -> list[Run]:
     return _folds("jhmdb14", [(f"split{i}", f"split{i}_train", f"split{i}_test") for i in (1, 2, 3)], fields, 28)
 
 
+UT_CNN = {"epochs": 16, "repeat": 10, "clip.length": 16, "clip.persons": 2, **AUGMENT}
+
+
 def _ut_interaction() -> list[Run]:
     parts = []
     for number, first in ((1, 1), (2, 11)):
         sequences = [f"set{number}_seq{i:02d}" for i in range(first, first + 10)]
         parts += [(one.replace("_", "-"), _others(sequences, one), one) for one in sequences]
-    fields = {"epochs": 16, "repeat": 10, "clip.length": 16, "clip.persons": 2, **AUGMENT}
-    return _folds("ut-interaction", parts, fields, 6, persons=2)
+    return _folds("ut-interaction", parts, UT_CNN, 6, persons=2)
+
+
+UT_IDEAS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
+    "as-it-is": ("as it is", {}, ()),
+    "sbu": (
+        "from a model of SBU, half the passes, learning rate 0.001",
+        {"repeat": 5, "optim.lr": 1e-3},
+        ("sbu/joint-fold1-s0",),
+    ),
+    "still": ("joints neither moved nor lost", {"clip.offset": 0.0, "clip.noise": 0.0, "clip.drop": 0.0}, ()),
+    "frames32": ("32 frames", {"clip.length": 32}, ()),
+    "size48": ("48 x 48 pixels", {"clip.size": 48, "clip.test_size": 54}, ()),
+}
+
+
+def _ut_ideas() -> list[Run]:
+    """Ideas for UT-Interaction's recipe: what is chosen for one set is chosen on the clips of the other."""
+    return [
+        Run(
+            name=f"ut-ideas/{name}-{train}",
+            row=f"{title}; {train} against {test}",
+            data="ut-interaction",
+            train=train,
+            test=test,
+            preset="ut-interaction",
+            fields={**UT_CNN, **fields},
+            flags=FAST,
+            init=init,
+            minutes=7,
+            asks="an idea for the recipe, on the other set",
+        )
+        for name, (title, fields, init) in UT_IDEAS.items()
+        for train, test in (("set1", "set2"), ("set2", "set1"))
+    ]
 
 
 PERSONS = {1: 1.0, 2: 0.68, 13: 0.21}
@@ -596,6 +632,7 @@ SUITES: dict[str, list[Run]] = {
     "sbu": _sbu(),
     "penn-action": _penn_action(),
     "jhmdb14": _jhmdb14(),
+    "ut-ideas": _ut_ideas(),
     "ut-interaction": _ut_interaction(),
     "robustness": _robustness(),
     "occlusion": _occlusion(),

@@ -29,7 +29,8 @@ def test_the_recipe_of_every_run_is_a_config_of_a_network_that_can_be_built():
         assert run.data in DATA
         assert all(name in RUNS for name in run.best_of + run.models + run.init)
         assert (run.train is None) == bool(run.models)
-        assert all(RUNS[name].seed == run.seed and RUNS[name].train == run.train for name in run.init)
+        starts = [RUNS[name] for name in run.init if RUNS[name].data == run.data]
+        assert all((start.seed, start.train) == (run.seed, run.train) for start in starts)
         for choice in run.best_of or ((run.name,) if run.train else ()):
             results = {name: {"tests": {"1": {"top1": float(name == choice)}}} for name in run.best_of}
             config = dataclasses.replace(accuracy.config_of(accuracy.resolved(run, results)), seed=0)
