@@ -193,9 +193,24 @@ def _utd_mhad() -> list[Run]:
 
 
 def _folds(
-    suite: str, parts: Sequence[tuple[str, str, str]], fields: Mapping[str, Any], minutes: float, *, persons: int = 1
+    suite: str,
+    parts: Sequence[tuple[str, str, str]],
+    fields: Mapping[str, Any],
+    minutes: float,
+    *,
+    persons: int = 1,
+    start: tuple[str, str] = ("", ""),
 ) -> list[Run]:
-    """Joints, limbs, both and ST-GCN++ in every fold, seed by seed; parts are a fold, its training and test split."""
+    """Joints, limbs, both and ST-GCN++ in every fold, seed by seed.
+
+    Args:
+        suite: their name, and the data's.
+        parts: a fold, its training and test split.
+        fields: the 3D-CNNs' recipe.
+        minutes: of one training.
+        persons: whom the graph network is given.
+        start: a run of joints of another set to start from as well, and the set's title.
+    """
 
     def of(seed: int, name: str, row: str, fused: Sequence[str] = (), **recipe: Any) -> list[Run]:
         runs = []
@@ -236,6 +251,22 @@ def _folds(
             runs += of(seed, kind, f"3D-CNN, {kind}s", fields={**fields, "heatmap.kind": kind}, **light)
         asks = "late fusion of joints and limbs"
         runs += of(seed, "both", "3D-CNN, joints and limbs", KINDS, minutes=1, asks=asks)
+        other, title = start
+        if other:
+            # Half the passes, and a third of the learning rate, as is usual where much is known already.
+            more = {**fields, "repeat": fields["repeat"] // 2, "optim.lr": 1e-3}
+            for kind in KINDS:
+                runs += of(
+                    seed,
+                    f"pretrained-{kind}",
+                    f"3D-CNN, {kind}s, pretrained on {title}",
+                    fields={**more, "heatmap.kind": kind},
+                    init=(other.replace("joint", kind),),
+                    **{**light, "minutes": minutes / 2, "asks": f"what is learnt of {title} carries over"},
+                )
+            fused = [f"pretrained-{kind}" for kind in KINDS]
+            both = f"3D-CNN, joints and limbs, pretrained on {title}"
+            runs += of(seed, "pretrained-both", both, fused, minutes=1, asks=asks)
         asks = "the peer; its learning rate is that of UTD-MHAD"
         best = tuple(f"utd-mhad/choose-stgcn++-lr{rate}" for rate in RATES)
         peer: dict[str, Any] = {"fields": alike, "flags": FAST, "best_of": best, "minutes": 2.3 * persons * minutes}
@@ -272,7 +303,13 @@ def _penn_action() -> list[Run]:
 
 def _jhmdb14() -> list[Run]:
     fields = {"epochs": 16, "repeat": 6, "clip.length": 16, **AUGMENT}
-    return _folds("jhmdb14", [(f"split{i}", f"split{i}_train", f"split{i}_test") for i in (1, 2, 3)], fields, 28)
+    return _folds(
+        "jhmdb14",
+        [(f"split{i}", f"split{i}_train", f"split{i}_test") for i in (1, 2, 3)],
+        fields,
+        28,
+        start=("penn-action/joint-s0", "Penn Action"),
+    )
 
 
 UT_CNN = {"epochs": 16, "repeat": 10, "clip.length": 16, "clip.persons": 2, **AUGMENT}
@@ -283,7 +320,7 @@ def _ut_interaction() -> list[Run]:
     for number, first in ((1, 1), (2, 11)):
         sequences = [f"set{number}_seq{i:02d}" for i in range(first, first + 10)]
         parts += [(one.replace("_", "-"), _others(sequences, one), one) for one in sequences]
-    return _folds("ut-interaction", parts, UT_CNN, 6, persons=2)
+    return _folds("ut-interaction", parts, UT_CNN, 6, persons=2, start=("sbu/joint-fold1-s0", "SBU"))
 
 
 UT_IDEAS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
