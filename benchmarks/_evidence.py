@@ -188,19 +188,25 @@ def _paired(pairs: Iterable[tuple[str, Row, str, Row]]) -> list[str]:
 
 
 def _chosen(suite: str, results: Results) -> list[str]:
-    """What choices rest on: runs on held-out training clips."""
+    """What choices rest on: runs on held-out training clips, or on other ones."""
+    held_out = "trained on subjects 1, 3 and 5, tested on 7, who is one of the training half"
+    what = {
+        "recipe": f"Ideas for the 3D-CNN's recipe: {held_out}",
+        "utd-mhad": f"Learning rates: {held_out}",
+        "ut-ideas": "Ideas for the recipe: what is chosen for one set is chosen on the other one's clips, not its own",
+    }
     lines = []
-    for name in ("recipe", suite) if suite == "utd-mhad" else (suite,):
+    for name in {"utd-mhad": ("recipe", "utd-mhad"), "ut-interaction": ("ut-ideas",)}.get(suite, ()):
         cells = []
         for run in SUITES[name]:
-            if run.test == HELD_OUT and run.name in results:
+            if run.name in results and (run.test == HELD_OUT or name == "ut-ideas"):
                 tests = results[run.name]["tests"]
                 shares = [f"{100 * tests[clips]['top1']:.1f}" if clips in tests else "-" for clips in ("1", "10")]
                 cells.append([run.row, *shares, minutes([run], results)])
         if cells:
-            what = "Ideas for the 3D-CNN's recipe" if name == "recipe" else "Learning rates"
-            lines += [f"{what}: trained on subjects 1, 3 and 5, tested on 7, who is one of the training half:", ""]
-            lines += [*table(["", "1 clip", "10 clips", "training, min"], cells), *_commands(name, results, HELD_OUT)]
+            head = ["", "1 clip", "10 clips", "training, min"]
+            test = None if name == "ut-ideas" else HELD_OUT
+            lines += [f"{what[name]}:", "", *table(head, cells), *_commands(name, results, test)]
     return lines
 
 
@@ -529,6 +535,8 @@ are whole), about an hour on one core of two; **FULL** is the published network 
   rates. It moves nothing and shows where in the frame people stand. On UTD-MHAD, where four people train, each in a
   place of their own, peers are trained with people relative to their crop as well, and augmented about as the 3D-CNNs
   are; that is the peer on the other sets.
+- Rows "pretrained on" another set start from the weights of that set's run on this page (`--init`), whose joints are
+  carried over to the new ones; the peers start from nothing.
 - Top-1 in percent, mean ± standard deviation over seeds. The 95 % interval (Wilson) is that of as many independent test
   clips. They are not quite that: one person repeats an action some times, so real intervals are wider. It knows nothing
   of other training clips.

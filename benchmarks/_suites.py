@@ -341,7 +341,7 @@ def _ut_ideas() -> list[Run]:
     return [
         Run(
             name=f"ut-ideas/{name}-{train}",
-            row=f"{title}; {train} against {test}",
+            row=f"{title}; trained on {train}, tested on {test}",
             data="ut-interaction",
             train=train,
             test=test,
