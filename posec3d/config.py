@@ -184,6 +184,16 @@ PRESETS: dict[str, tuple[str, TrainConfig]] = {
         "UT-Interaction, two people, a quarter of an hour on 2 cores.",
         dataclasses.replace(SMALL, epochs=16, repeat=20),
     ),
+    "light": (
+        "Hundreds to thousands of clips, an hour or two on 2 cores: the recipe that docs/evidence.md was measured with.",
+        dataclasses.replace(
+            SMALL,
+            clip=ClipConfig(
+                length=16, size=32, test_size=36, rotate=15, scale=0.2, offset=0.7, share=0.75, noise=0.3, drop=0.05
+            ),
+            epochs=24,
+        ),
+    ),
     "ntu60-joint": (
         "NTU RGB+D 60, joints, as published: 24 epochs of 10 repeats, batch 256.",
         TrainConfig(),

@@ -42,6 +42,11 @@ def test_the_recipe_of_every_run_is_a_config_of_a_network_that_can_be_built():
     assert len(seen) >= 10
 
 
+def test_the_preset_light_is_what_utd_mhad_was_measured_with_but_for_flips():
+    measured = accuracy.config_of(RUNS["utd-mhad/joint-s0"])
+    assert PRESETS["light"][1] == dataclasses.replace(measured, clip=dataclasses.replace(measured.clip, flip=0.5))
+
+
 def test_nothing_is_trained_or_chosen_on_clips_that_are_tested():
     for run in RUNS.values():
         if run.train is not None:
