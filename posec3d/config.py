@@ -185,7 +185,7 @@ PRESETS: dict[str, tuple[str, TrainConfig]] = {
         dataclasses.replace(SMALL, epochs=16, repeat=20),
     ),
     "light": (
-        "Hundreds to thousands of clips, an hour or two on 2 cores: the recipe that docs/evidence.md was measured with.",
+        "Hundreds of clips, an hour or two on 2 cores: the recipe that docs/evidence.md was measured with.",
         dataclasses.replace(
             SMALL,
             clip=ClipConfig(
