@@ -527,16 +527,18 @@ are whole), about an hour on one core of two; **FULL** is the published network 
 
 - `jobs.stats` finds no clip on both sides of UTD-MHAD, SBU or Penn Action, and none with nearly the poses of another.
 - Training never sees test clips, and the last epoch's model is tested, once. What is chosen is chosen on UTD-MHAD, on a
-  training subject that is held out, and taken over to the other sets as it is. One exception: that the light preset
-  learns by AdamW, with a sigma of 1, comes from a short early trial that was judged on UTD-MHAD's test half.
+  training subject that is held out, and taken over to the other sets as it is. Two exceptions: that the light preset
+  learns by AdamW, with a sigma of 1, comes from a short early trial that was judged on UTD-MHAD's test half; and that
+  of ideas for UT-Interaction, of which each set's were judged on the other, both sets chose the same.
 - In UTD-MHAD's table each family makes as many passes over the clips as published: 3D-CNNs 240, graph networks 80;
-  elsewhere both make the same number. The 3D-CNNs' recipe was adopted after trials of ideas, below; the peers take
-  their published one, in batches as small as the 3D-CNNs', in bfloat16 as these, with the best of {rates} learning
-  rates. It moves nothing and shows where in the frame people stand. On UTD-MHAD, where four people train, each in a
-  place of their own, peers are trained with people relative to their crop as well, and augmented about as the 3D-CNNs
-  are; that is the peer on the other sets.
-- Rows "pretrained on" another set start from the weights of that set's run on this page (`--init`), whose joints are
-  carried over to the new ones; the peers start from nothing.
+  elsewhere both make the same number, but for rows of full size (240) and pretrained ones (half). The 3D-CNNs' recipe
+  was adopted after trials of ideas, below; the peers take their published one, in batches as small as the 3D-CNNs', in
+  bfloat16 as these, with the best of {rates} learning rates. It moves nothing and shows where in the frame people
+  stand. On UTD-MHAD, where four people train, each in a place of their own, peers are trained with people relative to
+  their crop as well, and augmented about as the 3D-CNNs are; that is the peer on the other sets.
+- Rows "pretrained on" another set start from the weights of one run of that set on this page (`--init`, seed 0), whose
+  joints are carried over to the new ones; its minutes are not counted. The peers start from nothing. Whether Penn
+  Action and J-HMDB, both from the web, have sources in common was not checked.
 - Top-1 in percent, mean ± standard deviation over seeds. The 95 % interval (Wilson) is that of as many independent test
   clips. They are not quite that: one person repeats an action some times, so real intervals are wider. It knows nothing
   of other training clips.

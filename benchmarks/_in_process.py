@@ -73,6 +73,7 @@ def train(
         model.load_state_dict(checkpoints.starting(given, config, chosen.skeleton, labels))
     averaged = copy.deepcopy(model) if config.optim.ema else None
     optimizer = training.make_optimizer(model, config.optim)
+    begun = {"config": repr(config), "split": split, "init": list(init), "watch": watch, "precision": precision}
     done: list[dict[str, float]] = []
     if exists(f"{out}/last.safetensors"):
         last = checkpoints.load(f"{out}/last.safetensors")
@@ -80,9 +81,10 @@ def train(
         if averaged is not None:
             averaged.load_state_dict(last.weights)
         checkpoints.unpack_optimizer(optimizer, last.optimizer)
-        done = json.loads(read_whole(f"{out}/epochs.json") or b"[]")[: last.epoch]
-        if last.config != config or len(done) < last.epoch:
+        before = json.loads(read_whole(f"{out}/in_process.json") or b"{}")
+        if before.get("begun") != begun:
             raise ValueError(f"{out} was begun by another recipe, or by jobs.train: remove it, and it is made anew")
+        done = before["epochs"][: last.epoch]
 
     def batches(epoch: int) -> Iterable[training.Batch]:
         torch.manual_seed(config.seed * 100_003 + epoch * 1009)
@@ -129,7 +131,7 @@ def train(
                 metrics=epoch_metrics,
             )
         )
-        write_whole(f"{out}/epochs.json", json.dumps(done).encode())
+        write_whole(f"{out}/in_process.json", json.dumps({"begun": begun, "epochs": done}).encode())
         write_whole(f"{out}/best.safetensors", data)
         write_whole(f"{out}/last.safetensors", data)
         now = (epoch_metrics[name] for name in ("epoch", "train_loss", "train_top1", "seconds"))

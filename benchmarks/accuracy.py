@@ -179,12 +179,14 @@ class Made:
         with (ROOT / self.folder / "metrics.csv").open(newline="") as file:
             return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
 
+    def models(self) -> list[str]:
+        """What is tested: other runs' models, or its own, of the last epoch also where jobs.train chose another."""
+        own = f"{self.folder}/last.safetensors" if self.run.watch else self.folder
+        return [f"{self.work}/{name}" for name in self.run.models] or [own]
+
     def test(self, table: str, clips: int) -> dict[str, Any]:
         """Test the run's models."""
-        run = self.run
-        # What is watched is what is tested: its best epoch there would be chosen on the test clips.
-        own = self.folder + ("/last.safetensors" if run.watch else "")
-        models = [f"{self.work}/{name}" for name in run.models] or [own]
+        run, models = self.run, self.models()
         out = f"{self.folder}/test-{clips}"
         words = ["jobs.evaluate", *models, "--table", table, "--split", run.test, "--clips", str(clips), "--out", out]
         words += ["--use-gpu"] * (self.device == "cuda")

@@ -13,8 +13,9 @@ from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 SECTIONS = re.compile(r"\n+(?:The above exception was the direct cause|During handling of the above exception).*\n+")
 FRAME = re.compile(r'^ *File "(?P<file>[^"]+)", line (?P<line>\d+), in .*(?:\n +(?P<code>.+))?', re.MULTILINE)
-# Not what lies in an environment in the checkout's folder, which may be called posec3d too.
-OURS = re.compile(r"^(?:.*/)?(?<!tests/)((?:posec3d|pipelines|jobs)/(?!tests/)(?:\w+/)*\w+\.py)$")
+# Not libraries, which may lie in an environment below a checkout called posec3d, or have a folder called pipelines.
+LIBRARY = r"(?:site|dist)-packages/(?!posec3d/|pipelines/|jobs/)"
+OURS = re.compile(rf"^(?!.*{LIBRARY})(?:.*/)?(?<!tests/)((?:posec3d|pipelines|jobs)/(?!tests/)(?:\w+/)*\w+\.py)$")
 
 FEWER = "take fewer --actors or --workers, or a smaller --batch"
 DIED = (

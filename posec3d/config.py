@@ -90,7 +90,7 @@ class OptimConfig:
     heads: tuple[float, float] = (1.0, 1.0)
     """Weights of the RGB and the pose loss of rgbpose-slowfast."""
     joint_loss: bool = False
-    """One loss, of the mean of both scores, in place of two; such a model is tested by that mean, too. To compare."""
+    """One loss, of the mean of both scores (by `heads`), in place of two; that mean is tested, too. To compare."""
     mixup: float = 0.0
     """Mix every sample with another, with shares of a Beta distribution of these parameters; 0 mixes none."""
     ema: float = 0.0
@@ -185,7 +185,7 @@ PRESETS: dict[str, tuple[str, TrainConfig]] = {
         dataclasses.replace(SMALL, epochs=16, repeat=20),
     ),
     "light": (
-        "Hundreds of clips, an hour or two on 2 cores: the recipe that docs/evidence.md was measured with.",
+        "Hundreds of clips, an hour on 2 cores: the recipe of UTD-MHAD in docs/evidence.md, with flips.",
         dataclasses.replace(
             SMALL,
             clip=ClipConfig(

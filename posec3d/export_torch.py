@@ -94,7 +94,7 @@ class RGBScores(VolumeScores):
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__(checkpoint)
-        self.model, self.joint = checkpoint.config.model, checkpoint.config.optim.joint_loss
+        self.model, self.optim = checkpoint.config.model, checkpoint.config.optim
 
     def forward(  # type: ignore[override]
         self, keypoints: Tensor, scores: Tensor, frame_size: Tensor, rgb: Tensor, rgb_region: Tensor
@@ -104,7 +104,9 @@ class RGBScores(VolumeScores):
         if self.model.name in RGB:
             return self.network(frames).softmax(1)
         logits = self.network((frames, self.draw(keypoints, scores, frame_size)))
-        return rgbpose.fuse(logits, self.model.fusion, joint=self.joint)
+        return rgbpose.fuse(
+            logits, self.optim.heads if self.optim.joint_loss else self.model.fusion, joint=self.optim.joint_loss
+        )
 
     def warp(self, keypoints: Tensor, scores: Tensor, frame_size: Tensor, rgb: Tensor, rgb_region: Tensor) -> Tensor:
         """What the network sees, before it is normalised: (N, R, H, W, 3)."""

@@ -409,7 +409,9 @@ def _fused(logits: tuple[Tensor, ...], config: TrainConfig) -> Tensor:
     """Probabilities (N, classes) of all heads together."""
     if len(logits) == 1:
         return logits[0].softmax(1)
-    return rgbpose.fuse(logits, config.model.fusion, joint=config.optim.joint_loss)
+    if config.optim.joint_loss:
+        return rgbpose.fuse(logits, config.optim.heads, joint=True)
+    return rgbpose.fuse(logits, config.model.fusion)
 
 
 def _validate(

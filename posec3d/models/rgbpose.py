@@ -202,7 +202,7 @@ def fuse(logits: Sequence[Tensor], weights: Sequence[float] | None = None, *, jo
     Args:
         logits: (N, C) each, as a model returns them.
         weights: of each; None: all alike. Published: 1:1, 2:1, 1:2 of RGB and pose.
-        joint: of heads that learnt by one loss together: what their mean logits hold likely, as there.
+        joint: of heads that learnt by one loss together: what their weighted mean logits hold likely, as there.
 
     Returns:
         probabilities (N, C).

@@ -73,6 +73,16 @@ def test_the_command_beside_a_number_is_its_recipe(name):
     assert train.parse(words).config == accuracy.config_of(run)
 
 
+def test_what_was_validated_on_test_clips_is_tested_as_the_last_epoch_left_it():
+    for name, tested in (
+        ("losses/one-s2", ["losses/one-s2/last.safetensors"]),
+        ("rgb/late-s1", ["rgb/rgb-s1", "rgb/pose-s1"]),
+    ):
+        assert accuracy.Made(RUNS[name], device="cpu", in_process=True, work="w").models() == [
+            f"w/{part}" for part in tested
+        ]
+
+
 def test_tables_are_made_by_commands_that_the_jobs_take():
     from jobs import _job, extract, import_poses
 
@@ -288,9 +298,9 @@ def test_a_run_in_this_process_is_that_of_the_jobs(ray_local, tmp_path):
     assert len(_in_process.train(config, table, "train", first)) == 2
     train.run(train.Train(table=table, out=str(tmp_path / "jobs"), init=(first,), val_split="test", config=config))
     epochs = _in_process.train(config, table, "train", out, init=[first], watch="test")
-    assert _in_process.train(config, table, "train", out) == epochs, "it is done"
+    assert _in_process.train(config, table, "train", out, init=[first], watch="test") == epochs, "it is done"
     with pytest.raises(ValueError, match="begun by another recipe"):
-        _in_process.train(dataclasses.replace(config, epochs=3), table, "train", out)
+        _in_process.train(config, table, "train", out, watch="test")
     ours, theirs = (checkpoints.load(str(tmp_path / name / "last.safetensors")) for name in ("here", "jobs"))
     assert (ours.config, ours.labels, ours.epoch) == (theirs.config, theirs.labels, theirs.epoch)
     for name in ("train_loss", "val_loss"):

@@ -360,10 +360,10 @@ def test_losses_and_fusion_of_two_heads_by_hand():
     said = training.predict(model, batch, config, COCO17)
     np.testing.assert_allclose(said[:, 0], (rgb + 3 * pose) / 4, rtol=1e-6)
 
-    # One loss for both: they are tested by what it looked at, the mean of their logits, (2 + 0) / 4 and (0 + 3) / 4.
+    # One loss for both: they are tested by what it looked at, the mean of their logits, (6 + 0) / 4 and (0 + 1) / 4.
     one = dataclasses.replace(config, optim=dataclasses.replace(config.optim, joint_loss=True))
     said = training.predict(model, batch, one, COCO17)
-    np.testing.assert_allclose(said[:, 0], 1 / (1 + np.exp(3 / 4 - 2 / 4)), rtol=1e-6)
+    np.testing.assert_allclose(said[:, 0], 1 / (1 + np.exp(1 / 4 - 6 / 4)), rtol=1e-6)
 
 
 def test_fusion_weights_of_two_heads_mean_nothing_to_one():
