@@ -323,21 +323,20 @@ def _ut_interaction() -> list[Run]:
     return _folds("ut-interaction", parts, UT_CNN, 6, persons=2, start=("sbu/joint-fold1-s0", "SBU"))
 
 
-UT_IDEAS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
-    "as-it-is": ("as it is", {}, ()),
-    "sbu": (
-        "from a model of SBU, half the passes, learning rate 0.001",
-        {"repeat": 5, "optim.lr": 1e-3},
-        ("sbu/joint-fold1-s0",),
-    ),
-    "still": ("joints neither moved nor lost", {"clip.offset": 0.0, "clip.noise": 0.0, "clip.drop": 0.0}, ()),
-    "frames32": ("32 frames", {"clip.length": 32}, ()),
-    "size48": (
-        "48 x 48 pixels",
-        {"clip.size": 48, "clip.test_size": 54, "clip.offset": 1.05, "clip.noise": 0.45},
-        (),
-    ),
+LARGER = {"clip.size": 48, "clip.test_size": 54, "clip.offset": 1.05, "clip.noise": 0.45}
+FROM_SBU = {"repeat": 5, "optim.lr": 1e-3}
+SAID = "from a model of SBU, half the passes, learning rate 0.001"
+UT_IDEAS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "as-it-is": ("as it is", {}, ""),
+    "still": ("joints neither moved nor lost", {"clip.offset": 0.0, "clip.noise": 0.0, "clip.drop": 0.0}, ""),
+    "frames32": ("32 frames", {"clip.length": 32}, ""),
+    "size48": ("48 x 48 pixels", LARGER, ""),
+    "sbu": (SAID, FROM_SBU, "sbu/joint-fold1-s0"),
+    "sbu-limb": (f"limbs, {SAID}", {**FROM_SBU, "heatmap.kind": "limb"}, "sbu/limb-fold1-s0"),
+    "sbu-size48": (f"48 x 48 pixels, {SAID}", {**FROM_SBU, **LARGER}, "sbu/joint-fold1-s0"),
+    "sbu-frames32": (f"32 frames, {SAID}", {**FROM_SBU, "clip.length": 32}, "sbu/joint-fold1-s0"),
 }
+"""What is said of it, what it changes, and the run it starts from."""
 
 
 def _ut_ideas() -> list[Run]:
@@ -352,7 +351,7 @@ def _ut_ideas() -> list[Run]:
             preset="ut-interaction",
             fields={**UT_CNN, **fields},
             flags=FAST,
-            init=init,
+            init=(init,) if init else (),
             minutes=7,
             asks="an idea for the recipe, on the other set",
         )
