@@ -39,7 +39,10 @@ def network(name: str, weights: str | None = None) -> Network:
     Raises:
         WeightsError: transformers is not installed, the files are not to be had, or are not an RT-DETR that finds
             people.
+        ValueError: no such name.
     """
+    if name not in HUB:
+        raise ValueError(f"unknown detector {name!r}; known: {', '.join(NAMES)}")
     if importlib.util.find_spec("transformers") is None:
         raise WeightsError(f"{name} needs transformers, which is not installed: pip install 'transformers>=5'")
     source = weights or HUB[name]
