@@ -533,7 +533,8 @@ a run.
 {done} of {runs} runs are made, {gpu} of them of full size. **CPU** is a light network on small volumes (graph networks
 are whole), about an hour on one core of two; **FULL** is the published network and resolution, on a GPU.
 
-- `jobs.stats` finds no clip on both sides of UTD-MHAD, SBU or Penn Action, and none with nearly the poses of another.
+- `jobs.stats` finds no clip on both sides of UTD-MHAD, SBU, Penn Action or J-HMDB, and none with nearly the poses of
+  another.
 - Training never sees test clips, and the last epoch's model is tested, once. What is chosen is chosen on UTD-MHAD, on a
   training subject that is held out, and taken over to the other sets as it is. Two exceptions: that the light preset
   learns by AdamW, with a sigma of 1, comes from a short early trial that was judged on UTD-MHAD's test half; and that
