@@ -276,10 +276,10 @@ def _commands(suite: str, results: Results, test: str | None = None) -> list[str
 
 
 def waits(suite: str, results: Results, what: str = "") -> str:
-    """What nothing is known of yet, and what it waits for."""
+    """What is left of a suite: runs, and how long they take."""
     left = [run for run in SUITES[suite] if run.name not in results and not run.gpu and run.row.startswith(what)]
     runs, hours = f"{len(left)} run{'s' * (len(left) != 1)}", sum(run.minutes for run in left) / 60
-    return f"Not measured yet: {runs}, some {hours:.1f} hours of a core (`python -m benchmarks.accuracy {suite}`)."
+    return f"{runs}, some {hours:.1f} hours of a core (`python -m benchmarks.accuracy {suite}`)."
 
 
 def claims(results: Results) -> list[str]:
@@ -288,7 +288,7 @@ def claims(results: Results) -> list[str]:
     lines = ["## The paper's claims", "", "On UTD-MHAD, light models of the CPU's size, unless said otherwise.", ""]
 
     def claim(letter: str, title: str, body: Sequence[str], suite: str = "utd-mhad") -> None:
-        lines.extend([f"### {letter}. {title}", "", *(body or [waits(suite, results), ""])])
+        lines.extend([f"### {letter}. {title}", "", *(body or [f"Not measured yet: {waits(suite, results)}", ""])])
 
     peers = any(not title.startswith("3D-CNN") for title in utd)
     picture = ["![Accuracy against cost](evidence-cost.png)", ""]
@@ -340,7 +340,7 @@ def _persons(results: Results) -> list[str]:
             by_row[run.row][run.data] = f"{said}, {found['gmacs']:.2f} GMACs"
     measured = "What people cost in time: [benchmarks/results/persons.md](../benchmarks/results/persons.md)."
     if not by_row:
-        return [f"Accuracy with 1, 2 and 13 people: {waits('persons', results).lower()} {measured}", ""]
+        return [f"Accuracy with 1, 2 and 13 people: not measured yet: {waits('persons', results)} {measured}", ""]
     cells = [[title, *(found.get(f"groups-{n}", "-") for n in GROUPS)] for title, found in by_row.items()]
     said = (
         "Synthetic groups: people of UTD-MHAD's clips of one class, side by side, 20 frames; training groups are of "
@@ -371,7 +371,7 @@ def _estimators(results: Results) -> list[str]:
         "which sees half as many pixels. Top-1 with 10 clips / 1 clip; seed 0."
     )
     if not any(run.name in results for run in SUITES["estimators"] if run.row.startswith(PEER)):
-        said += f" The graph network: {waits('estimators', results, PEER).lower()}"
+        said += f" The graph network: not measured yet: {waits('estimators', results, PEER)}"
     return _by_table("estimators", results, said, "tested on")
 
 

@@ -192,6 +192,11 @@ def _utd_mhad() -> list[Run]:
     ]
 
 
+def pretrained(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe where much is known already: half the passes, and a third of the learning rate."""
+    return {**fields, "repeat": fields["repeat"] // 2, "optim.lr": 1e-3}
+
+
 def _folds(
     suite: str,
     parts: Sequence[tuple[str, str, str]],
@@ -209,7 +214,7 @@ def _folds(
         fields: the 3D-CNNs' recipe.
         minutes: of one training.
         persons: whom the graph network is given.
-        start: a run of joints of another set to start from as well, and the set's title.
+        start: runs of another set to start from as well, {} for the kind, and the set's title.
     """
 
     def of(seed: int, name: str, row: str, fused: Sequence[str] = (), **recipe: Any) -> list[Run]:
@@ -253,15 +258,14 @@ def _folds(
         runs += of(seed, "both", "3D-CNN, joints and limbs", KINDS, minutes=1, asks=asks)
         other, title = start
         if other:
-            # Half the passes, and a third of the learning rate, as is usual where much is known already.
-            more = {**fields, "repeat": fields["repeat"] // 2, "optim.lr": 1e-3}
+            more = pretrained(fields)
             for kind in KINDS:
                 runs += of(
                     seed,
                     f"pretrained-{kind}",
                     f"3D-CNN, {kind}s, pretrained on {title}",
                     fields={**more, "heatmap.kind": kind},
-                    init=(other.replace("joint", kind),),
+                    init=(other.format(kind),),
                     **{**light, "minutes": minutes / 2, "asks": f"what is learnt of {title} carries over"},
                 )
             fused = [f"pretrained-{kind}" for kind in KINDS]
@@ -308,7 +312,7 @@ def _jhmdb14() -> list[Run]:
         [(f"split{i}", f"split{i}_train", f"split{i}_test") for i in (1, 2, 3)],
         fields,
         28,
-        start=("penn-action/joint-s0", "Penn Action"),
+        start=("penn-action/{}-s0", "Penn Action"),
     )
 
 
@@ -320,21 +324,20 @@ def _ut_interaction() -> list[Run]:
     for number, first in ((1, 1), (2, 11)):
         sequences = [f"set{number}_seq{i:02d}" for i in range(first, first + 10)]
         parts += [(one.replace("_", "-"), _others(sequences, one), one) for one in sequences]
-    return _folds("ut-interaction", parts, UT_CNN, 6, persons=2, start=("sbu/joint-fold1-s0", "SBU"))
+    return _folds("ut-interaction", parts, UT_CNN, 6, persons=2, start=("sbu/{}-fold1-s0", "SBU"))
 
 
 LARGER = {"clip.size": 48, "clip.test_size": 54, "clip.offset": 1.05, "clip.noise": 0.45}
-FROM_SBU = {"repeat": 5, "optim.lr": 1e-3}
-SAID = "from a model of SBU, half the passes, learning rate 0.001"
+FROM_SBU = "from a model of SBU, half the passes, learning rate 0.001"
 UT_IDEAS: dict[str, tuple[str, dict[str, Any], str]] = {
     "as-it-is": ("as it is", {}, ""),
     "still": ("joints neither moved nor lost", {"clip.offset": 0.0, "clip.noise": 0.0, "clip.drop": 0.0}, ""),
     "frames32": ("32 frames", {"clip.length": 32}, ""),
     "size48": ("48 x 48 pixels", LARGER, ""),
-    "sbu": (SAID, FROM_SBU, "sbu/joint-fold1-s0"),
-    "sbu-limb": (f"limbs, {SAID}", {**FROM_SBU, "heatmap.kind": "limb"}, "sbu/limb-fold1-s0"),
-    "sbu-size48": (f"48 x 48 pixels, {SAID}", {**FROM_SBU, **LARGER}, "sbu/joint-fold1-s0"),
-    "sbu-frames32": (f"32 frames, {SAID}", {**FROM_SBU, "clip.length": 32}, "sbu/joint-fold1-s0"),
+    "sbu": (FROM_SBU, pretrained(UT_CNN), "sbu/joint-fold1-s0"),
+    "sbu-limb": (f"limbs, {FROM_SBU}", {**pretrained(UT_CNN), "heatmap.kind": "limb"}, "sbu/limb-fold1-s0"),
+    "sbu-size48": (f"48 x 48 pixels, {FROM_SBU}", {**pretrained(UT_CNN), **LARGER}, "sbu/joint-fold1-s0"),
+    "sbu-frames32": (f"32 frames, {FROM_SBU}", {**pretrained(UT_CNN), "clip.length": 32}, "sbu/joint-fold1-s0"),
 }
 """What is said of it, what it changes, and the run it starts from."""
 

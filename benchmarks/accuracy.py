@@ -164,6 +164,7 @@ class Made:
         words += [word for name, value in run.flags.items() for word in (f"--{name}", value)]
         words += ["--use-gpu"] * (self.device == "cuda")
         self.commands.append("python -m " + " ".join(words))
+        precision: Any = run.flags.get("precision", "auto")
         if self.in_process:
             return _in_process.train(
                 config_of(run),
@@ -173,7 +174,7 @@ class Made:
                 init=[str(ROOT / self.work / name) for name in run.init],
                 watch=run.watch,
                 device=self.device,
-                precision=run.flags.get("precision", "auto"),  # type: ignore[arg-type]
+                precision=precision,
             )
         job(*words)
         with (ROOT / self.folder / "metrics.csv").open(newline="") as file:

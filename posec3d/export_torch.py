@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from posec3d.checkpoint import Checkpoint
 from posec3d.clips import RGB_SCALE, ClipConfig
 from posec3d.heatmaps import FAR
-from posec3d.models import RGB, rgbpose
+from posec3d.models import RGB
 from posec3d.skeletons import skeleton
 from posec3d.streams import MIN_SCORE
-from posec3d.training import normalised
+from posec3d.training import fused, normalised
 
 LEAST_PEAK = 1e-3
 """Lower ones draw nothing, as in `posec3d.heatmaps`."""
@@ -94,19 +94,16 @@ class RGBScores(VolumeScores):
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__(checkpoint)
-        self.model, self.optim = checkpoint.config.model, checkpoint.config.optim
+        self.config = checkpoint.config
 
     def forward(  # type: ignore[override]
         self, keypoints: Tensor, scores: Tensor, frame_size: Tensor, rgb: Tensor, rgb_region: Tensor
     ) -> Tensor:
         """See `module`."""
         frames = normalised(self.warp(keypoints, scores, frame_size, rgb, rgb_region))
-        if self.model.name in RGB:
+        if self.config.model.name in RGB:
             return self.network(frames).softmax(1)
-        logits = self.network((frames, self.draw(keypoints, scores, frame_size)))
-        return rgbpose.fuse(
-            logits, self.optim.heads if self.optim.joint_loss else self.model.fusion, joint=self.optim.joint_loss
-        )
+        return fused(self.network((frames, self.draw(keypoints, scores, frame_size))), self.config)
 
     def warp(self, keypoints: Tensor, scores: Tensor, frame_size: Tensor, rgb: Tensor, rgb_region: Tensor) -> Tensor:
         """What the network sees, before it is normalised: (N, R, H, W, 3)."""

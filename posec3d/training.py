@@ -302,7 +302,7 @@ def fit(
                     loss = loss + (1 - share) * criterion(logits, others)
                 scaler.scale(loss * (portion * len(label) / len(batch["label"]))).backward()
             loss_sum += loss.detach() * len(label)
-            right += (_fused(logits, config).detach().argmax(1) == label).sum()
+            right += (fused(logits, config).detach().argmax(1) == label).sum()
         return loss_sum, right
 
     total = steps * config.epochs
@@ -405,7 +405,7 @@ def _heads(model: Callable[[Any], Any], seen: tuple[Tensor, ...]) -> tuple[Tenso
     return tuple(head.float() for head in (logits if isinstance(logits, tuple) else (logits,)))
 
 
-def _fused(logits: tuple[Tensor, ...], config: TrainConfig) -> Tensor:
+def fused(logits: tuple[Tensor, ...], config: TrainConfig) -> Tensor:
     """Probabilities (N, classes) of all heads together."""
     if len(logits) == 1:
         return logits[0].softmax(1)
@@ -448,4 +448,4 @@ def predict(
     """Class probabilities (N, classes) of test clips, in float32; heatmap pixels are those of config.clip.test_size."""
     model.eval()
     logits = _heads(model, inputs(batch, config.clip.test_size, config, skeleton, device))
-    return _fused(logits, config).cpu().numpy()
+    return fused(logits, config).cpu().numpy()

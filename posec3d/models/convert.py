@@ -261,8 +261,9 @@ def _require_same_shapes(given: dict[str, Tensor], wanted: dict[str, Tensor], mo
 
 
 def _shortly(what: str, names: list[str]) -> str:
-    more = f"; and {len(names) - 5} more" if len(names) > 5 else ""
-    return f"{len(names)} {what}: {'; '.join(names[:5])}{more}"
+    shown = names[:5]
+    more = f"; and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+    return f"{len(names)} {what}: {'; '.join(shown)}{more}"
 
 
 def _advice(given: dict[str, Tensor], wanted: dict[str, Tensor]) -> str:
