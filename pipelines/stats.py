@@ -135,6 +135,7 @@ def compare(
         FileNotFoundError: there is no table at `against`.
     """
     there = count_places(against)
+    # Cast: a join cannot take dictionaries.
     both = here.cast(PLACE).join(there.cast(PLACE), keys="clip_id", join_type="inner", right_suffix="_there")
     matched = pc.count_distinct(both["clip_id"]).as_py()
     if len(both) > COMPARE:  # a join has no order: sorted, it is the same clips each time
