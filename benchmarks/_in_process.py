@@ -140,7 +140,7 @@ def train(
 
 
 def evaluate(
-    runs: Sequence[str], table: str, split: str, clips: int, *, device: str = "cpu"
+    runs: Sequence[str], table: str, split: str, clips: int, *, flipped: bool = False, device: str = "cpu"
 ) -> tuple[dict[str, Any], list[tuple[str, str, str]]]:
     """As jobs.evaluate: the mean of the runs' scores on a split.
 
@@ -155,7 +155,7 @@ def evaluate(
         rows: dict[str, tuple[int, np.ndarray]] = {}
         for group in testing_groups(chosen, piece=BATCH):
             samples = feed.testing_samples(group, chosen, recognizer.config.clip, num_clips=clips)
-            scores = recognizer.scores(samples)
+            scores = recognizer.scores(samples, flipped=flipped)
             rows |= {
                 i: (int(label), score)
                 for i, label, score in zip(samples["clip_id"], samples["label"], scores, strict=True)

@@ -40,6 +40,8 @@ class Run:
     """What is done to the test clips first: `benchmarks._perturb`."""
     clips: tuple[int, ...] = (10, 1)
     """Test clips a row, for each test."""
+    flip: bool = False
+    """It is tested on each clip's mirror image too."""
     gpu: bool = False
     """Full size, for a GPU."""
     minutes: float = 0
@@ -52,7 +54,7 @@ class Run:
         of = {name: getattr(self, name) for name in ("data", "train", "test", "preset", "fields", "flags", "seed")}
         more = {
             name: getattr(self, name)
-            for name in ("best_of", "models", "init", "watch", "perturb")
+            for name in ("best_of", "models", "init", "watch", "perturb", "flip")
             if getattr(self, name)
         }
         return {**of, **more}
@@ -204,6 +206,7 @@ def _folds(
     *,
     persons: int = 1,
     start: tuple[str, str] = ("", ""),
+    flip: bool = False,
 ) -> list[Run]:
     """Joints, limbs, both and ST-GCN++ in every fold, seed by seed.
 
@@ -214,6 +217,7 @@ def _folds(
         minutes: of one training.
         persons: whom the graph network is given.
         start: runs of another set to start from as well, {} for the kind, and the set's title.
+        flip: test joints, and both, on mirrored clips as well, as is published.
     """
 
     def of(seed: int, name: str, row: str, fused: Sequence[str] = (), **recipe: Any) -> list[Run]:
@@ -255,6 +259,10 @@ def _folds(
             runs += of(seed, kind, f"3D-CNN, {kind}s", fields={**fields, "heatmap.kind": kind}, **light)
         asks = "late fusion of joints and limbs"
         runs += of(seed, "both", "3D-CNN, joints and limbs", KINDS, minutes=1, asks=asks)
+        if flip:
+            published: dict[str, Any] = {"flip": True, "minutes": 2, "asks": "the published test, mirrored clips too"}
+            runs += of(seed, "flip-joint", "3D-CNN, joints, mirrored too", KINDS[:1], **published)
+            runs += of(seed, "flip-both", "3D-CNN, joints and limbs, mirrored too", KINDS, **published)
         other, title = start
         if other:
             more = pretrained(fields)
@@ -274,14 +282,9 @@ def _folds(
         best = tuple(f"utd-mhad/choose-stgcn++-lr{rate}" for rate in RATES)
         peer: dict[str, Any] = {"fields": alike, "flags": FAST, "best_of": best, "minutes": 2.3 * persons * minutes}
         runs += of(seed, "stgcn++", PEER, **peer, asks=asks)
-        published: dict[str, Any] = {
-            "fields": FULL,
-            "gpu": True,
-            "minutes": minutes / 10,
-            "asks": "the published recipe",
-        }
+        full: dict[str, Any] = {"fields": FULL, "gpu": True, "minutes": minutes / 10, "asks": "the published recipe"}
         for kind in KINDS:
-            runs += of(seed, f"full-{kind}", f"3D-CNN, {kind}s, full size", preset=f"ntu60-{kind}", **published)
+            runs += of(seed, f"full-{kind}", f"3D-CNN, {kind}s, full size", preset=f"ntu60-{kind}", **full)
         asks = "late fusion of joints and limbs"
         fused = [f"full-{kind}" for kind in KINDS]
         runs += of(seed, "full-both", "3D-CNN, joints and limbs, full size", fused, gpu=True, minutes=0.2, asks=asks)
@@ -312,6 +315,7 @@ def _jhmdb14() -> list[Run]:
         fields,
         28,
         start=("penn-action/{}-s0", "Penn Action"),
+        flip=True,
     )
 
 

@@ -190,12 +190,13 @@ class Made:
         run, models = self.run, self.models()
         out = f"{self.folder}/test-{clips}"
         words = ["jobs.evaluate", *models, "--table", table, "--split", run.test, "--clips", str(clips), "--out", out]
-        words += ["--use-gpu"] * (self.device == "cuda")
+        words += ["--flip"] * run.flip + ["--use-gpu"] * (self.device == "cuda")
         self.commands.append("python -m " + " ".join(words))
         start = time.monotonic()
         if self.in_process:
             paths = [str(ROOT / model) for model in models]
-            found, said = _in_process.evaluate(paths, str(ROOT / table), run.test, clips, device=self.device)
+            seen: Any = {"flipped": run.flip, "device": self.device}
+            found, said = _in_process.evaluate(paths, str(ROOT / table), run.test, clips, **seen)
         else:
             job(*words)
             found = json.loads((ROOT / out / "summary.json").read_text())

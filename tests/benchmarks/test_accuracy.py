@@ -307,6 +307,8 @@ def test_a_run_in_this_process_is_that_of_the_jobs(ray_local, tmp_path):
         assert epochs[-1][name] == pytest.approx(theirs.metrics[name], rel=1e-3)
     for name, weight in theirs.weights.items():
         torch.testing.assert_close(ours.weights[name], weight, rtol=1e-2, atol=2e-3)
-    found, said = _in_process.evaluate([out], table, "test", 3)
-    there = evaluate.run(evaluate.Evaluate(runs=(out,), table=table, clips=3, out=str(tmp_path / "e")))
-    assert (found["top1"], found["clips"]) == (there["top1"], len(said))
+    for flip in (False, True):
+        found, said = _in_process.evaluate([out], table, "test", 3, flipped=flip)
+        again = evaluate.Evaluate(runs=(out,), table=table, clips=3, flip=flip, out=str(tmp_path / f"e{flip}"))
+        there = evaluate.run(again)
+        assert (found["top1"], found["clips"]) == (there["top1"], len(said))
