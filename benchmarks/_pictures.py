@@ -7,10 +7,11 @@ import cv2
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks import _evidence
+from benchmarks import _claims, _evidence
 from benchmarks._data import DATA
-from benchmarks._evidence import Results, Row, Worst
+from benchmarks._evidence import Worst
 from benchmarks._suites import SUITES
+from benchmarks._tables import Results, Row, rows_of
 from posec3d import draw
 from posec3d.clips import clip_box
 from posec3d.skeletons import skeleton
@@ -19,18 +20,18 @@ from posec3d.table import Clip, read_table
 
 def write(results: Results, folder: Path, tables: Path) -> None:
     """Draw all of them into a folder; clips are drawn from the tables that are on this machine."""
-    rows = _evidence.rows_of("utd-mhad", results)
+    rows = rows_of("utd-mhad", results)
     if any(not title.startswith("3D-CNN") for title in rows):  # else the page has no use for it
         cost(rows, folder / "evidence-cost.png")
     for suite in (name for name in DATA if name in SUITES):
-        _, found = _evidence.worst(_evidence.rows_of(suite, results))
-        if found and (tables / suite).is_dir():
+        _, found = _evidence.worst(rows_of(suite, results))
+        if found and (tables / f"{suite}.json").exists():  # the table is whole
             wanted = {one.example for one in found}
             clips = {clip.clip_id: clip for clip in read_table(str(tables / suite)) if clip.clip_id in wanted}
             worst(found, clips, folder / f"evidence-worst-{suite}.png")
-    if curves := {kind: models for kind, models in _evidence.curves(results).items() if models}:
+    if curves := {kind: models for kind, models in _claims.curves(results).items() if models}:
         robustness(curves, folder / "evidence-robustness.png")
-    if learnt := _evidence.learnt(results):
+    if learnt := _claims.learnt(results):
         losses(learnt, folder / "evidence-losses.png")
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks._data import ESTIMATORS
+from benchmarks._data import ESTIMATORS, GROUPS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,8 @@ class Run:
     """Test clips a row, for each test."""
     flip: bool = False
     """It is tested on each clip's mirror image too."""
+    choice: bool = False
+    """It is made to choose a recipe by, on clips that are not tested later: no line of a table."""
     gpu: bool = False
     """Full size, for a GPU."""
     minutes: float = 0
@@ -105,6 +107,7 @@ def _peers(name: str, title: str, preset: str, minutes: float, chosen: float, *,
             fields={**UTD_GCN, "epochs": 4, "optim.lr": rate},
             flags={} if gpu else FAST,
             clips=(1,),
+            choice=True,
             gpu=gpu,
             minutes=chosen,
             asks="which learning rate, on a held-out training subject",
@@ -358,6 +361,7 @@ def _ut_ideas() -> list[Run]:
             fields={**UT_CNN, **fields},
             flags=FAST,
             init=(init,) if init else (),
+            choice=True,
             minutes=7,
             asks="an idea for the recipe, on the other set",
         )
@@ -366,14 +370,14 @@ def _ut_ideas() -> list[Run]:
     ]
 
 
-PERSONS = {1: 1.0, 2: 0.68, 13: 0.21}
-"""Height of a person in groups of so many, in parts of one's who is alone: what moves joints is in pixels."""
+HEIGHTS = (1.0, 0.68, 0.21)
+"""Of a person in each of `GROUPS`, in parts of one's who is alone: what moves joints is in pixels."""
 
 
 def _persons() -> list[Run]:
     """Claim d: groups of people who do the same thing; the graph network is given all of them."""
     runs = []
-    for people, height in PERSONS.items():
+    for people, height in zip(GROUPS, HEIGHTS, strict=True):
         moves = {name: 48 / 32 * height * AUGMENT[name] for name in ("clip.offset", "clip.noise")}
         # 40 passes; of a clip's 20 frames 16, so that ten test clips are not one.
         alike = {**AUGMENT, "epochs": 10, "repeat": 4, "batch": 16, "clip.length": 16, "clip.persons": people}
@@ -409,7 +413,7 @@ def _estimators() -> list[Run]:
             "3D-CNN, joints",
             {
                 "preset": "ut-interaction",
-                "fields": {"epochs": 16, "repeat": 20, "clip.length": 16, "clip.persons": 2, **AUGMENT},
+                "fields": {**UT_CNN, "repeat": 20},
                 "flags": FAST,
                 "minutes": 12,
             },
@@ -501,6 +505,7 @@ def _recipe() -> list[Run]:
             fields={**base, **fields},
             flags=FAST,
             clips=(1, 10),
+            choice=True,
             minutes=20,
             asks="an idea for the recipe, on a held-out training subject",
         )

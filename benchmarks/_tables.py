@@ -1,0 +1,178 @@
+"""What tables of docs/evidence.md are made of: lines of results, their intervals, and how one differs from another."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks._suites import SUITES, Run
+from posec3d.clips import RGB_SCALE
+from posec3d.models import RGB
+
+Results = Mapping[str, Mapping[str, Any]]
+"""By run: what benchmarks.accuracy wrote."""
+
+Z = 1.959964
+"""Of the normal distribution: 95 % lie within so many standard deviations."""
+
+
+def interval(share: float, count: float) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share seen in `count` independent clips."""
+    middle = (share + Z**2 / (2 * count)) / (1 + Z**2 / count)
+    half = Z / (1 + Z**2 / count) * math.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2))
+    return middle - half, middle + half
+
+
+def mcnemar(first_only: int, second_only: int) -> float:
+    """Exact two-sided p of two models on the same clips, of which each alone is right in so many (McNemar)."""
+    total = first_only + second_only
+    tail = sum(math.comb(total, i) for i in range(min(first_only, second_only) + 1))
+    return min(1.0, 2 * tail / 2**total)
+
+
+def wrong(result: Mapping[str, Any], clips: str) -> set[str]:
+    """Ids of the clips that a result got wrong."""
+    return {row[0] for row in result["tests"][clips]["wrong"]}
+
+
+def discordant(pairs: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]], clips: str) -> tuple[int, int]:
+    """Clips that only the first, and only the second of two results got right, summed over pairs of results.
+
+    Raises:
+        ValueError: a pair was not tested on the same clips.
+    """
+    first_only = second_only = 0
+    for first, second in pairs:
+        if first["tests"][clips]["ids"] != second["tests"][clips]["ids"]:
+            raise ValueError("the two were not tested on the same clips")
+        a, b = wrong(first, clips), wrong(second, clips)
+        first_only, second_only = first_only + len(b - a), second_only + len(a - b)
+    return first_only, second_only
+
+
+class Row:
+    """The runs of one line of a table: seeds, and folds within them."""
+
+    def __init__(self, runs: Sequence[Run], results: Results) -> None:
+        self.runs = [run for run in runs if run.name in results]
+        self.results = results
+        folds = {run.fold for run in runs}
+        by_seed: dict[int, list[Run]] = defaultdict(list)
+        for run in self.runs:
+            by_seed[run.seed].append(run)
+        self.seeds = {seed: of for seed, of in by_seed.items() if len(of) == len(folds)}
+        """Those with all folds."""
+
+    def top1(self, clips: str, what: str = "top1") -> list[float]:
+        """In percent, of each whole seed: the mean of its folds."""
+        return [
+            100 * float(np.mean([self.results[run.name]["tests"][clips][what] for run in runs]))
+            for runs in self.seeds.values()
+        ]
+
+    def clips(self) -> int:
+        """Test clips of one seed."""
+        (first, *_) = self.seeds.values()
+        return sum(next(iter(self.results[run.name]["tests"].values()))["clips"] for run in first)
+
+    def cells(self) -> list[str]:
+        """Of the table, after the title."""
+        ten, one = self.top1("10"), self.top1("1")
+        low, high = (100 * x for x in interval(float(np.mean(ten)) / 100, self.clips()))
+        result = self.results[next(iter(self.seeds.values()))[0].name]
+        return [
+            size(result["configs"], self.runs[0].gpu),
+            f"**{spread(ten)}**",
+            f"{low:.1f} - {high:.1f}",
+            spread(one),
+            spread(self.top1("10", "mean_class")),
+            str(len(self.seeds)),
+            f"{result['parameters_m']:.2f}",
+            f"{result['gmacs']:.2f}",
+            minutes(self.runs, self.results),
+        ]
+
+
+HEAD = "size | 10 clips | 95 % | 1 clip | mean class | seeds | parameters, M | GMACs a clip | training, min".split(
+    " | "
+)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean, and from two values on their standard deviation."""
+    return f"{np.mean(values):.1f}" + (f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
+
+
+def size(configs: Sequence[Mapping[str, Any]], gpu: bool) -> str:
+    """What a model sees, at a glance: CPU or FULL, frames and pixels."""
+    clip = configs[0]["clip"]
+    if configs[0]["model"]["name"] in RGB:
+        side = RGB_SCALE * clip["size"]
+        return f"{'FULL' if gpu else 'CPU'}, {clip['rgb_length']} RGB frames of {side} x {side}"
+    pixels = f" x {clip['size']} x {clip['size']}" if clip["space"] == "volume" else " frames"
+    rgb = f"{clip['rgb_length']} RGB frames; " if clip["rgb_length"] else ""
+    return f"{'FULL' if gpu else 'CPU'}, {rgb}{clip['length']}{pixels}"
+
+
+def minutes(runs: Sequence[Run], results: Results) -> str:
+    """Of one training, the mean."""
+    trained = [results[run.name].get("trained", {}) for run in runs]
+    spent = [one["seconds"] for one in trained if "seconds" in one]
+    return f"{np.mean(spent) / 60:.0f}" if spent else "-"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """A Markdown table; cells are escaped."""
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    return [*lines, *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows), ""]
+
+
+def rows_of(suite: str, results: Results) -> dict[str, Row]:
+    """Lines of a suite's table that have a whole seed, in the suite's order; runs that choose are none."""
+    by_row: dict[str, list[Run]] = defaultdict(list)
+    for run in SUITES[suite]:
+        if not run.choice:
+            # UT-Interaction's two sets are reported apart.
+            part = f", set {run.fold[3]}" if run.fold.startswith("set") else ""
+            by_row[run.row + part].append(run)
+    rows = {title: Row(runs, results) for title, runs in by_row.items()}
+    return {title: row for title, row in rows.items() if row.seeds}
+
+
+def paired(pairs: Iterable[tuple[str, Row, str, Row]]) -> list[str]:
+    """Lines of tables against each other, clip by clip, where both were tested on the same ones."""
+    lines = []
+    for title, ours, other, theirs in pairs:
+        if {run.test for run in ours.runs} != {run.test for run in theirs.runs}:
+            continue
+        for seed in sorted(ours.seeds.keys() & theirs.seeds.keys()):
+            runs = zip(ours.seeds[seed], theirs.seeds[seed], strict=True)
+            a, b = discordant([(ours.results[x.name], theirs.results[y.name]) for x, y in runs], "10")
+            lines.append([title, other, str(seed), str(a), str(b), f"{mcnemar(a, b):.2g}"])
+    head = ["first", "second", "seed", "only the first is right", "only the second", "p (McNemar, exact)"]
+    return ["Clip by clip, 10 clips:", "", *table(head, lines)] if lines else []
+
+
+def commands(runs: Iterable[Run], results: Results) -> list[str]:
+    """Everything that made the numbers of these runs."""
+    runs = [run for run in runs if run.name in results]
+    if not runs:
+        return []
+    lines = ["<details><summary>Every number with its commands</summary>", ""]
+    for run in runs:
+        found = results[run.name]
+        tests = ", ".join(f"{100 * test['top1']:.2f} with {clips}" for clips, test in found["tests"].items())
+        said = f"{found['date']}, {found['machine']}, commit {found['commit']}"
+        note = "; made with --in-process, without Ray" * found["in_process"]
+        note += f"; {found['note']}" if found["note"] else ""
+        lines += [f"**{run.name}**: top-1 {tests} test clips ({said}{note})", "", "```", *found["commands"], "```", ""]
+    return [*lines, "</details>", ""]
+
+
+def waits(suite: str, results: Results, what: str = "") -> str:
+    """What is left of a suite: runs, and how long they take."""
+    left = [run for run in SUITES[suite] if run.name not in results and not run.gpu and run.row.startswith(what)]
+    runs, hours = f"{len(left)} run{'s' * (len(left) != 1)}", sum(run.minutes for run in left) / 60
+    return f"{runs}, some {hours:.1f} hours of a core (`python -m benchmarks.accuracy {suite}`)."
