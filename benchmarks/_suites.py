@@ -285,7 +285,13 @@ def _folds(
         best = tuple(f"utd-mhad/choose-stgcn++-lr{rate}" for rate in RATES)
         peer: dict[str, Any] = {"fields": alike, "flags": FAST, "best_of": best, "minutes": 2.3 * persons * minutes}
         runs += of(seed, "stgcn++", PEER, **peer, asks=asks)
-        full: dict[str, Any] = {"fields": FULL, "gpu": True, "minutes": minutes / 10, "asks": "the published recipe"}
+        everyone = {**FULL, "clip.persons": persons}  # of those who act
+        full: dict[str, Any] = {
+            "fields": everyone,
+            "gpu": True,
+            "minutes": minutes / 10,
+            "asks": "the published recipe",
+        }
         for kind in KINDS:
             runs += of(seed, f"full-{kind}", f"3D-CNN, {kind}s, full size", preset=f"ntu60-{kind}", **full)
         asks = "late fusion of joints and limbs"

@@ -64,13 +64,15 @@ class Row:
             by_seed[run.seed].append(run)
         self.seeds = {seed: of for seed, of in by_seed.items() if len(of) == len(folds)}
         """Those with all folds."""
+        self.part = part_of(runs[0])
+
+    def of(self, seed: int, clips: str, what: str = "top1") -> float:
+        """In percent, of a whole seed: the mean of its folds."""
+        return 100 * float(np.mean([self.results[run.name]["tests"][clips][what] for run in self.seeds[seed]]))
 
     def top1(self, clips: str, what: str = "top1") -> list[float]:
-        """In percent, of each whole seed: the mean of its folds."""
-        return [
-            100 * float(np.mean([self.results[run.name]["tests"][clips][what] for run in runs]))
-            for runs in self.seeds.values()
-        ]
+        """Of each whole seed."""
+        return [self.of(seed, clips, what) for seed in self.seeds]
 
     def clips(self) -> int:
         """Test clips of one seed."""
@@ -98,6 +100,11 @@ class Row:
 HEAD = "size | 10 clips | 95 % | 1 clip | mean class | seeds | parameters, M | GMACs a clip | training, min".split(
     " | "
 )
+
+
+def part_of(run: Run) -> str:
+    """What a line's title ends with: UT-Interaction's two sets are reported apart."""
+    return f", set {run.fold[3]}" if run.fold.startswith("set") else ""
 
 
 def spread(values: Sequence[float]) -> str:
@@ -134,23 +141,28 @@ def rows_of(suite: str, results: Results) -> dict[str, Row]:
     by_row: dict[str, list[Run]] = defaultdict(list)
     for run in SUITES[suite]:
         if not run.choice:
-            # UT-Interaction's two sets are reported apart.
-            part = f", set {run.fold[3]}" if run.fold.startswith("set") else ""
-            by_row[run.row + part].append(run)
+            by_row[run.row + part_of(run)].append(run)
     rows = {title: Row(runs, results) for title, runs in by_row.items()}
     return {title: row for title, row in rows.items() if row.seeds}
+
+
+def differ(first: Row, second: Row, clips: str = "10") -> dict[int, tuple[int, int]]:
+    """Clips that only the first, and only the second of two lines got right, by seed that both have whole."""
+    shared = sorted(first.seeds.keys() & second.seeds.keys())
+    pairs = {seed: zip(first.seeds[seed], second.seeds[seed], strict=True) for seed in shared}
+    return {
+        seed: discordant([(first.results[x.name], second.results[y.name]) for x, y in of], clips)
+        for seed, of in pairs.items()
+    }
 
 
 def paired(pairs: Iterable[tuple[str, Row, str, Row]]) -> list[str]:
     """Lines of tables against each other, clip by clip, where both were tested on the same ones."""
     lines = []
     for title, ours, other, theirs in pairs:
-        if {run.test for run in ours.runs} != {run.test for run in theirs.runs}:
-            continue
-        for seed in sorted(ours.seeds.keys() & theirs.seeds.keys()):
-            runs = zip(ours.seeds[seed], theirs.seeds[seed], strict=True)
-            a, b = discordant([(ours.results[x.name], theirs.results[y.name]) for x, y in runs], "10")
-            lines.append([title, other, str(seed), str(a), str(b), f"{mcnemar(a, b):.2g}"])
+        if {run.test for run in ours.runs} == {run.test for run in theirs.runs}:
+            for seed, (a, b) in differ(ours, theirs).items():
+                lines.append([title, other, str(seed), str(a), str(b), f"{mcnemar(a, b):.2g}"])
     head = ["first", "second", "seed", "only the first is right", "only the second", "p (McNemar, exact)"]
     return ["Clip by clip, 10 clips:", "", *table(head, lines)] if lines else []
 

@@ -238,13 +238,13 @@ class Made:
             **found,
             "configs": [dataclasses.asdict(model.config) for model in models],
             "digest": hashlib.blake2b(repr([model.config for model in models]).encode(), digest_size=8).hexdigest(),
-            **cost(models),
+            **cost(models, views=1 + run.flip),
             "seconds": round(time.monotonic() - start, 1),
         }
 
 
-def cost(models: Sequence[checkpoints.Checkpoint]) -> dict[str, float]:
-    """Parameters in millions, and giga-multiply-accumulates of one test clip, of all models together."""
+def cost(models: Sequence[checkpoints.Checkpoint], views: int = 1) -> dict[str, float]:
+    """Parameters in millions, and giga-multiply-accumulates of a test clip's views, of all models together."""
     parameters = macs = 0.0
     for one in models:
         clip, body = one.config.clip, skeleton(one.skeleton)
@@ -265,7 +265,7 @@ def cost(models: Sequence[checkpoints.Checkpoint]) -> dict[str, float]:
                 else:
                     model(seen["rgb" if one.config.model.name in RGB else "volume"])
         parameters += sum(p.numel() for p in model.parameters())
-        macs += counter.get_total_flops() / 2
+        macs += views * counter.get_total_flops() / 2
     return {"parameters_m": round(parameters / 1e6, 3), "gmacs": round(macs / 1e9, 3)}
 
 
@@ -278,7 +278,15 @@ def read_results(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
             result = json.loads(path.read_text())
             if result["run"] == json.loads(json.dumps(run.declared())):
                 found[name] = result
-    return found
+    # Nor is a test of models that have been trained anew since, by another recipe.
+    return {
+        name: result
+        for name, result in found.items()
+        if all(
+            model not in found or found[model]["configs"][0] == config
+            for model, config in zip(RUNS[name].models, result["configs"], strict=False)
+        )
+    }
 
 
 def make(run: Run, made: Made, device: str, note: str) -> dict[str, Any]:
