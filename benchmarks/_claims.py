@@ -138,7 +138,7 @@ def _variants(rows: Mapping[str, Row], others: Sequence[str], results: Results) 
 
 def _dimensions(results: Results) -> tuple[str, list[str]]:
     rows = rows_of("dimensions", results)
-    if len(rows) < 2 or not (only := differ(*rows.values())):
+    if len(rows) < 2:
         return UNKNOWN, []
     said = (
         "Both are of the same Kinect joints, in 3D and projected: what is seen is what depth is worth, not, as in the "
@@ -146,6 +146,9 @@ def _dimensions(results: Results) -> tuple[str, list[str]]:
         "so 2D is subject-centred; the learning rate was chosen in 2D. 40 passes over the clips, not augmented."
     )
     solid, flat = rows
+    only = differ(rows[flat], rows[solid])
+    if not only:
+        return UNKNOWN, []
     two, three = (np.mean([rows[title].of(seed, "10") for seed in only]) for title in (flat, solid))
     p = _told(list(only.values()))[1]
     found = f"of the same joints, which is another question: 2D {two:.1f}, 3D {three:.1f} ({p})"

@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks import _claims
 from benchmarks._data import DATA
 from benchmarks._suites import PEER, RATES, RUNS, SUITES
-from benchmarks._tables import HEAD, Results, Row, commands, minutes, paired, rows_of, spread, table
+from benchmarks._tables import HEAD, Results, Row, commands, minutes, paired, rows_of, spread, table, unfinished
 
 
 def glance(results: Results) -> list[str]:
@@ -45,6 +45,7 @@ def section(suite: str, results: Results) -> list[str]:
         lines += table(["", *HEAD], [[title, *row.cells()] for title, row in rows.items()])
     else:
         lines += ["Not measured yet.", ""]
+    lines += unfinished(suite, results)
     lines += ["For comparison: " + "; ".join(f"{who} {what}" for who, what in [*known, *data.published]) + ".", ""]
     left = [run for run in SUITES[suite] if run.name not in results]
     if left:

@@ -209,6 +209,7 @@ def _folds(
     *,
     persons: int = 1,
     start: tuple[str, str] = ("", ""),
+    longer: int = 0,
     flip: bool = False,
 ) -> list[Run]:
     """Joints, limbs, both and ST-GCN++ in every fold, seed by seed.
@@ -220,6 +221,7 @@ def _folds(
         minutes: of one training.
         persons: whom the graph network is given.
         start: runs of another set to start from as well, {} for the kind, and the set's title.
+        longer: with so many repeats an epoch as well.
         flip: test joints, and both, on mirrored clips as well, as is published.
     """
 
@@ -256,16 +258,23 @@ def _folds(
         "clip.flip": 0.5,  # as the 3D-CNNs' preset does
         **AUGMENT_GCN,
     }
+    recipes = [("", "", fields)]
+    if longer:
+        recipes += [("long-", f", {fields['epochs'] * longer} passes", {**fields, "repeat": longer})]
     runs: list[Run] = []
     for seed in range(3):
-        for kind in KINDS:
-            runs += of(seed, kind, f"3D-CNN, {kind}s", fields={**fields, "heatmap.kind": kind}, **light)
         asks = "late fusion of joints and limbs"
-        runs += of(seed, "both", "3D-CNN, joints and limbs", KINDS, minutes=1, asks=asks)
-        if flip:
-            published: dict[str, Any] = {"flip": True, "minutes": 2, "asks": "the published test, mirrored clips too"}
-            runs += of(seed, "flip-joint", "3D-CNN, joints, mirrored too", KINDS[:1], **published)
-            runs += of(seed, "flip-both", "3D-CNN, joints and limbs, mirrored too", KINDS, **published)
+        for prefix, said, recipe in recipes:
+            long = light["minutes"] * recipe["repeat"] / fields["repeat"]
+            for kind in KINDS:
+                learnt = {**light, "fields": {**recipe, "heatmap.kind": kind}, "minutes": long}
+                runs += of(seed, f"{prefix}{kind}", f"3D-CNN, {kind}s{said}", **learnt)
+            pair = [f"{prefix}{kind}" for kind in KINDS]
+            runs += of(seed, f"{prefix}both", f"3D-CNN, joints and limbs{said}", pair, minutes=1, asks=asks)
+            if flip:
+                seen: dict[str, Any] = {"flip": True, "minutes": 2, "asks": "the published test, mirrored clips too"}
+                runs += of(seed, f"flip-{prefix}joint", f"3D-CNN, joints{said}, mirrored too", pair[:1], **seen)
+                runs += of(seed, f"flip-{prefix}both", f"3D-CNN, joints and limbs{said}, mirrored too", pair, **seen)
         other, title = start
         if other:
             more = pretrained(fields)
@@ -324,6 +333,7 @@ def _jhmdb14() -> list[Run]:
         fields,
         28,
         start=("penn-action/{}-s0", "Penn Action"),
+        longer=10,
         flip=True,
     )
 

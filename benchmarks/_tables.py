@@ -74,6 +74,11 @@ class Row:
         """Of each whole seed."""
         return [self.of(seed, clips, what) for seed in self.seeds]
 
+    def mean(self, clips: str, folds: set[tuple[int, str]]) -> str:
+        """In percent, of some seeds and folds."""
+        runs = [run for run in self.runs if (run.seed, run.fold) in folds]
+        return f"{100 * np.mean([self.results[run.name]['tests'][clips]['top1'] for run in runs]):.1f}" if runs else "-"
+
     def clips(self) -> int:
         """Test clips of one seed."""
         (first, *_) = self.seeds.values()
@@ -138,12 +143,33 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 def rows_of(suite: str, results: Results) -> dict[str, Row]:
     """Lines of a suite's table that have a whole seed, in the suite's order; runs that choose are none."""
+    return {title: row for title, row in _rows(suite, results).items() if row.seeds}
+
+
+def unfinished(suite: str, results: Results) -> list[str]:
+    """A table of the lines of which some folds are there, beside a whole line on the same folds."""
+    rows = _rows(suite, results)
+    whole = {row.part: (title, row) for title, row in reversed(rows.items()) if row.seeds}  # the first of each part
+    cells = []
+    for title, row in rows.items():
+        if row.runs and not row.seeds:
+            there = {(run.seed, run.fold) for run in row.runs}
+            cells.append([title, str(len(row.runs)), row.mean("10", there), row.mean("1", there), "-"])
+            if row.part in whole:
+                other, full = whole[row.part]
+                cells[-1][-1] = f"{full.mean('10', there)} / {full.mean('1', there)} ({other})"
+    if not cells:
+        return []
+    head = ["", "folds", "10 clips", "1 clip", "a whole line on the same folds, 10 clips / 1 clip"]
+    return ["Lines that lack folds yet, the mean of those that are there:", "", *table(head, cells)]
+
+
+def _rows(suite: str, results: Results) -> dict[str, Row]:
     by_row: dict[str, list[Run]] = defaultdict(list)
     for run in SUITES[suite]:
         if not run.choice:
             by_row[run.row + part_of(run)].append(run)
-    rows = {title: Row(runs, results) for title, runs in by_row.items()}
-    return {title: row for title, row in rows.items() if row.seeds}
+    return {title: Row(runs, results) for title, runs in by_row.items()}
 
 
 def differ(first: Row, second: Row, clips: str = "10") -> dict[int, tuple[int, int]]:

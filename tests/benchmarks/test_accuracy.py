@@ -188,6 +188,7 @@ def test_the_page_shows_what_the_files_hold_and_says_what_is_missing(tmp_path):
     assert "| 3D-CNN, joints | 100.0 | 98.0 | 95.0 | 90.0 | 80.0 |" in page
     assert "| 3D-CNN, joints | 96.0 | 94.0 | 96.0 | 94.0 |" in page  # with the guesses of occluded joints
     assert "python -m jobs.train of utd-mhad/joint-s1" in page
+    assert "| 3D-CNN, joints | 1 | 97.0 | 97.0 | - |" in page  # SBU's first fold
     assert page.count("Not measured yet") >= 4  # SBU among them: one fold of five is no result
     assert "|  | poses of Thunder | poses of Lightning |" in page
     assert "| the network's own heatmaps | - | 70.0 / 70.0 |" in page
