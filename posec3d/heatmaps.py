@@ -177,10 +177,22 @@ def _kernel(device: str) -> ModuleType | None:
         if device == "cuda":
             from posec3d import heatmaps_cuda
 
-            return heatmaps_cuda
+            return heatmaps_cuda if _draws(heatmaps_cuda, device) else None
     except ImportError:  # neither Numba nor Triton is a must
         log.info("no compiled heatmap kernel for %s: torch draws, slower", device)
     return None
+
+
+def _draws(kernel: ModuleType, device: str) -> bool:
+    """Whether Triton can compile here: it comes with torch, but a C compiler and Python's headers do not."""
+    one = torch.zeros(1, 1, 1, 1, 2, device=device)
+    try:
+        kernel.draw(one, one[..., 0], [(0, 0)], 1.0, 0.0, torch.empty(1, 1, 1, 4, 4, device=device))
+    except Exception as error:  # a missing compiler, its own errors, a driver that is not found: all of them differ
+        one.cpu()  # raises what is wrong with the GPU itself, and not with Triton
+        log.warning("Triton does not compile here (%s): torch draws the heatmaps, slower", str(error).strip()[:200])
+        return False
+    return True
 
 
 def _draw_on_cpu(

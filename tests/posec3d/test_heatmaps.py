@@ -1,5 +1,7 @@
 """Volumes against a slow float64 implementation of the published method, and the properties they must have."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -356,3 +358,12 @@ def test_a_batch_equals_its_singles(seeds, draw):
     xy, score = (np.stack(parts) for parts in zip(*singles, strict=True))
     for volume, (points, peak) in zip(draw(xy, score, (24, 30)), singles, strict=True):
         np.testing.assert_array_equal(volume, draw(points, peak, (24, 30)))
+
+
+def test_without_a_compiler_torch_draws_and_says_so(caplog):
+    def draw(*_):
+        raise RuntimeError("Failed to find C compiler.")
+
+    assert not heatmaps._draws(SimpleNamespace(draw=draw), "cpu")
+    assert "Triton does not compile here (Failed to find C compiler.): torch draws" in caplog.text
+    assert heatmaps._draws(SimpleNamespace(draw=lambda *_: None), "cpu")
