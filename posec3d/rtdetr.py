@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from posec3d.pose import in_batches
 from posec3d.storage import read_whole
 from posec3d.weights import Network, WeightsError
 
@@ -71,6 +72,7 @@ class RTDetr:
         self._device = device
         model, self._person = _build(network)
         self._model = model.to(device)
+        self._batch = _RUN_SIZE[device]
 
     def detect(self, frames: np.ndarray) -> list[np.ndarray]:
         """Find people.
@@ -82,29 +84,29 @@ class RTDetr:
             For each frame (n, 5) float32: x1 y1 x2 y2 in frame pixels, pixel centres being whole numbers, and score
             in 0..1; best first.
         """
+        people, self._batch = in_batches(self._run, frames, self._batch)
+        seen = [boxes[boxes[:, 4] > MIN_BOX_SCORE] for batch in people for boxes in batch]
+        return [boxes[np.argsort(-boxes[:, 4], kind="stable")] for boxes in seen]
+
+    def _run(self, frames: np.ndarray) -> np.ndarray:
+        """Boxes and scores (B, queries, 5) of all queries."""
         import torch
         import torch.nn.functional as F
 
         height, width = frames.shape[1:3]
-        found: list[np.ndarray] = []
-        size = _RUN_SIZE[self._device]
-        for start in range(0, len(frames), size):
-            with torch.inference_mode(), torch.autocast(self._device, torch.float16, enabled=self._device == "cuda"):
-                images = torch.from_numpy(frames[start : start + size]).to(self._device).permute(0, 3, 1, 2).float()
-                # Averages where it shrinks, as Pillow does, with which the networks were trained.
-                images = F.interpolate(images, (SIDE, SIDE), mode="bilinear", antialias=True) / 255
-                output = self._model(pixel_values=images)
-                # A query's class is not asked: another class may well be surer of the same box.
-                score = output.logits[..., self._person].float().sigmoid()
-                middle, extent = output.pred_boxes.float().split(2, -1)
-                corners = torch.cat([middle - extent / 2, middle + extent / 2], -1)
-                # The network's 0 and 1 are the outer edges of the first and the last pixel.
-                corners = corners * torch.tensor([width, height, width, height], device=self._device) - 0.5
-                people = torch.cat([corners, score[..., None]], -1).cpu().numpy()
-            for boxes in people:
-                boxes = boxes[boxes[:, 4] > MIN_BOX_SCORE]
-                found.append(boxes[np.argsort(-boxes[:, 4], kind="stable")])
-        return found
+        with torch.inference_mode(), torch.autocast(self._device, torch.float16, enabled=self._device == "cuda"):
+            images = torch.from_numpy(frames).to(self._device).permute(0, 3, 1, 2).float()
+            # Averages where it shrinks, as Pillow does, with which the networks were trained.
+            images = F.interpolate(images, (SIDE, SIDE), mode="bilinear", antialias=True) / 255
+            output = self._model(pixel_values=images)
+            # A query's class is not asked: another class may well be surer of the same box.
+            score = output.logits[..., self._person].float().sigmoid()
+            middle, extent = output.pred_boxes.float().split(2, -1)
+            corners = torch.cat([middle - extent / 2, middle + extent / 2], -1)
+            # The network's 0 and 1 are the outer edges of the first and the last pixel.
+            corners = corners * torch.tensor([width, height, width, height], device=self._device) - 0.5
+            boxes: np.ndarray = torch.cat([corners, score[..., None]], -1).cpu().numpy()
+        return boxes
 
 
 def _from_folder(folder: str) -> dict[str, bytes]:

@@ -97,6 +97,25 @@ def reference(model, frame):
     return found["boxes"][people].numpy(), found["scores"][people].numpy()
 
 
+def test_where_memory_is_short_less_goes_through_at_a_time(saved, monkeypatch):
+    _, _, detector = saved
+    frames = np.stack([picture(64, 64, seed=seed) for seed in range(5)])
+    wanted, run, sizes = detector.detect(frames), detector._run, []
+
+    def short(some):
+        sizes.append(len(some))
+        if len(some) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return run(some)
+
+    monkeypatch.setattr(detector, "_run", short)
+    monkeypatch.setattr(detector, "_batch", 4)
+    for boxes, alone in zip(detector.detect(frames), wanted, strict=True):
+        np.testing.assert_allclose(boxes, alone, atol=1e-3)
+    detector.detect(frames[:3])
+    assert sizes == [4, 2, 2, 1, 2, 1]
+
+
 # At these sizes Pillow, which rounds to grey levels between its two passes, and torch, which does not, scale to the
 # very same picture; a random network makes many pixels of one grey level. 0.05 pixels is what float32 is good for.
 @pytest.mark.parametrize("size", [(640, 640), (320, 1280), (1280, 320)])
