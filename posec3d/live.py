@@ -74,6 +74,7 @@ class Newest:
         self._changed = threading.Condition()
         self._frame: tuple[float, av.VideoFrame] | None = None
         self._turn: tuple[bool, bool, bool] | None = None
+        self._size = 0, 0
         self._over = False
         self.error: str | None = None
         self.received = 0
@@ -91,8 +92,8 @@ class Newest:
                     start = time.monotonic() - frame.time if start is None else start
                     time.sleep(max(0.0, start + frame.time - time.monotonic()))
                 with self._changed:
-                    if self._turn is None:  # of the first frame only, as of a `Video`
-                        self._turn = orientation(frame)
+                    if self._turn is None:  # of the first frame only, as of a `Video`: poses share one pixel frame
+                        self._turn, self._size = orientation(frame), (frame.width, frame.height)
                     self._frame = time.monotonic(), frame
                     self.received += 1
                     self._changed.notify()
@@ -129,7 +130,8 @@ class Newest:
             taken, self._frame = self._frame, None
         if taken is None or self._turn is None:
             return None
-        return taken[0], upright(taken[1].to_ndarray(format="rgb24"), self._turn)
+        width, height = self._size
+        return taken[0], upright(taken[1].to_ndarray(format="rgb24", width=width, height=height), self._turn)
 
     def close(self) -> None:
         """Stop reading."""

@@ -214,6 +214,26 @@ def test_a_turned_stream_is_seen_upright(tmp_path):
     assert frame.shape == (64, 48, 3) and np.ptp(frame.mean((1, 2))) > 150
 
 
+def test_a_stream_that_changes_its_size_keeps_that_of_its_first_frame(tmp_path):
+    path = tmp_path / "changes.ts"
+    for width, height in ((64, 48), (128, 96)):  # a transport stream may be joined to another
+        with av.open(str(tmp_path / "part.ts"), "w") as out:
+            stream = out.add_stream("mpeg2video", rate=25)
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            for _ in range(6):
+                out.mux(stream.encode(av.VideoFrame(width, height, "yuv420p")))
+            out.mux(stream.encode())
+        with path.open("ab") as both:
+            both.write((tmp_path / "part.ts").read_bytes())
+    newest, shapes, sizes = live.Newest(str(path)), set(), set()
+    while (taken := newest.take()) is not None:
+        shapes.add(taken[1].shape)
+    newest.close()
+    with av.open(str(path)) as container:
+        sizes = {(frame.width, frame.height) for frame in container.decode(video=0)}
+    assert sizes == {(64, 48), (128, 96)} and shapes == {(48, 64, 3)}
+
+
 @pytest.mark.parametrize(
     ("damaged", "received", "error"),
     [({10}, 19, None), (set(range(20)), 0, "Invalid data found when processing input")],
