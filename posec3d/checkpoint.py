@@ -274,6 +274,8 @@ def loads(data: bytes, source: str) -> Checkpoint:
     try:
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         meta: dict[str, Any] = json.loads(header["__metadata__"][KEY])
+        if lacks := {"version", "config", "labels", "skeleton", "epoch", "metrics", "best"} - dict(meta).keys():
+            raise KeyError(f"no {min(lacks)}")
         tensors = safetensors.torch.load(data)
     except (ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise ValueError(

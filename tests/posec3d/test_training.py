@@ -172,6 +172,11 @@ def test_drops_of_the_learning_rate_by_hand():
     assert rates == pytest.approx([1] * 6 + [0.1] * 2 + [0.01] * 2)
 
 
+def test_balanced_epochs_leave_no_room_for_class_weights():
+    with pytest.raises(ValueError, match="take one of the two"):
+        TrainConfig(balanced=True, optim=OptimConfig(class_weight=0.5))
+
+
 def test_class_weights_by_hand():
     labels = np.repeat([0, 1, 3], [6, 3, 1])
     np.testing.assert_allclose(training.weigh_classes(labels, 4, 0), 1)
@@ -279,9 +284,10 @@ def test_a_foreign_file_is_refused(tmp_path):
     (tmp_path / "a.safetensors").write_bytes(b"PK\x03\x04 not tensors")
     with pytest.raises(ValueError, match="not a posec3d checkpoint"):
         checkpoints.load(str(tmp_path / "a.safetensors"))
-    safetensors.torch.save_file({"x": torch.zeros(1)}, tmp_path / "b.safetensors")
-    with pytest.raises(ValueError, match="not a posec3d checkpoint"):
-        checkpoints.load(str(tmp_path / "b.safetensors"))
+    for number, meta in enumerate((None, {"posec3d": '{"version": 1}'}, {"posec3d": "[]"})):
+        safetensors.torch.save_file({"x": torch.zeros(1)}, tmp_path / f"{number}.safetensors", meta)
+        with pytest.raises(ValueError, match="not a posec3d checkpoint"):
+            checkpoints.load(str(tmp_path / f"{number}.safetensors"))
 
 
 def test_a_checkpoint_with_an_unknown_field_or_version_is_refused(tmp_path):
