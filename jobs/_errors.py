@@ -3,7 +3,6 @@
 What a worker raised comes back from Ray as the text of a traceback, wrapped once or more; so text is what is read here.
 """
 
-import os
 import re
 import traceback
 from typing import NamedTuple
@@ -99,16 +98,3 @@ def _read(text: str) -> Raised:
     after = sections[-1][found[-1].end() :] if found else sections[-1]
     said = re.search(r"^([A-Za-z_][\w.]*)(?:: (.*))?\Z", after.strip("\n"), re.MULTILINE | re.DOTALL)
     return Raised(said[1], said[2] or "", frames) if said else Raised("RayError", after.strip(), frames)
-
-
-def redacted(text: str) -> str:
-    """Text without passwords of URIs, and without what the environment keeps secret."""
-    text = re.sub(r"(://[^/\s:@]*):[^/\s@]+@", r"\1:***@", text)
-    for name, value in os.environ.items():
-        if (
-            re.search("SECRET|TOKEN|PASSWORD|ACCESS_KEY|API_KEY", name)
-            and len(value) >= 8
-            and not value.startswith("/")
-        ):
-            text = text.replace(value, "***")
-    return text

@@ -6,6 +6,7 @@ All of it is of the process, as its terminal is: a job that executes other jobs 
 import contextlib
 import logging
 import os
+import re
 import shutil
 import signal
 import sys
@@ -57,12 +58,22 @@ def take(words: Sequence[str]) -> list[str]:
     return [word for word in words if word not in FLAGS]
 
 
+def redacted(text: str) -> str:
+    """Text without passwords of URIs, and without what the environment keeps secret."""
+    text = re.sub(r"(://[^/\s:@]*):[^/\s@]+@", r"\1:***@", text)
+    for name, value in os.environ.items():
+        kept = re.search("SECRET|TOKEN|PASSWORD|ACCESS_KEY|API_KEY", name) and not re.search("_(PATH|FILE)$", name)
+        if kept and len(value) >= 8:
+            text = text.replace(value, "***")
+    return text
+
+
 class _Log(logging.Handler):
     """The log on stderr, above the live line."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            ERR.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+            ERR.print(redacted(self.format(record)), markup=False, highlight=False, soft_wrap=True)
         except Exception:
             self.handleError(record)
 
@@ -83,8 +94,8 @@ def show(table: Table) -> None:
 
 
 def say(text: str) -> None:
-    """Print text on stdout as it is."""
-    OUT.print(text, markup=False, highlight=False, soft_wrap=True)
+    """Print text on stdout as it is, but for secrets."""
+    OUT.print(redacted(text), markup=False, highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager

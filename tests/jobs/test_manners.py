@@ -214,6 +214,22 @@ def test_an_interrupted_job_tells_the_command_that_does_the_rest(check, table, t
     )
 
 
+def test_secrets_are_told_neither_by_the_log_nor_by_what_a_job_found(check, table, as_before):
+    as_before.setenv("AWS_SECRET_ACCESS_KEY", "/JalrXUtnFEMI")
+    as_before.setenv("RAY_AUTH_TOKEN_PATH", str(table))
+
+    def work(job):
+        said = "http://me:hunter2@host/x failed: /JalrXUtnFEMI"
+        _terminal._Log().emit(logging.LogRecord("posec3d", logging.WARNING, "", 0, said, (), None))
+        return {"path": str(table), "video": "http://me:hunter2@host/x"}
+
+    for words in ((), ("--json",)):
+        code, out, err = check(table, *words, work=work)
+        assert code == 0 and "http://me:***@host/x" in err and "http://me:***@host/x" in out
+        assert not re.search("JalrXUtnFEMI|hunter2", out + err)
+        assert str(table) in out.replace("\n", "")
+
+
 def test_secrets_are_not_told(check, table, as_before):
     as_before.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI")
     error = ValueError("wJalrXUtnFEMI refused by http://me:hunter2@host/x")
