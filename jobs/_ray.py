@@ -19,6 +19,7 @@ from ray.experimental.internal_kv import _internal_kv_get
 
 from jobs import _terminal
 from jobs._job import UsageError
+from posec3d.machine import cores
 
 ROOT = Path(__file__).resolve().parent.parent
 log = logging.getLogger("posec3d")
@@ -49,7 +50,7 @@ def connect(*, dashboard: bool = False) -> None:
         with _starting():
             ray.init(runtime_env=environment, **told)
     else:
-        cores = os.cpu_count() or 1
+        count = cores()
         folder = tempfile.mkdtemp(prefix="posec3d-ray-")
         _terminal.scratch.append(folder)
         atexit.register(_end, folder)
@@ -66,9 +67,9 @@ def connect(*, dashboard: bool = False) -> None:
             ray.init(
                 address="local",
                 # Training workers and the tasks that feed them each hold a CPU; one worker a core must leave some.
-                num_cpus=cores + 2,
+                num_cpus=count + 2,
                 include_dashboard=dashboard,
-                object_store_memory=min(2**30, 2**28 * cores),
+                object_store_memory=min(2**30, 2**28 * count),
                 runtime_env={"env_vars": variables} if variables else None,
                 _temp_dir=folder,
                 **told,
@@ -139,6 +140,20 @@ def require(workers: int, what: str, *, cpus: int = 1, gpus: float = 0) -> None:
             if by_hand(_internal_kv_get("__autoscaling_status")):
                 raise UsageError(f"{message}; this cluster was started by hand: start machines that have them first")
             log.warning("%s: waiting for the cluster to grow", message)
+
+
+def room(workers: tuple[int, int], runs: int = 1) -> tuple[int, int]:
+    """As many workers as leave a CPU to the tasks that feed them, of (least, most), for each of several runs.
+
+    Ray gives elastic workers all the CPUs there are, and training would then wait for ever for what nobody renders.
+    """
+    least, most = workers
+    if "RAY_ADDRESS" in os.environ and not by_hand(_internal_kv_get("__autoscaling_status")):
+        return workers  # it may grow
+    fit = max(least, int(ray.cluster_resources().get("CPU", 0) - 1) // runs)
+    if fit < most:
+        log.info("at most %d training workers: a CPU is left to the tasks that feed them", fit)
+    return least, min(most, fit)
 
 
 def by_hand(status: bytes | None) -> bool:

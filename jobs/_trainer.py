@@ -34,6 +34,7 @@ from posec3d import speed, synced, training
 from posec3d.checkpoint import Checkpoint
 from posec3d.config import TrainConfig
 from posec3d.index import Index, Share
+from posec3d.machine import cores
 from posec3d.recognizer import Recognizer
 from posec3d.skeletons import skeleton
 from posec3d.storage import exists, read_whole, remove, write_whole
@@ -209,7 +210,7 @@ def _train(run: Run) -> None:
     # A machine may be several of Ray's nodes: its own name tells who shares it.
     gather = _gather(world)
     here = gather(platform.node()).count(platform.node())
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // (here * (1 + run.neighbours))))
+    torch.set_num_threads(max(1, cores() // (here * (1 + run.neighbours))))
     torch.manual_seed(config.seed)
 
     body = skeleton(run.skeleton)

@@ -102,9 +102,10 @@ def run(job: Tune) -> dict[str, Any]:
         ledger = Ledger(job, space, count)
         if ledger.left:
             _ray.connect(dashboard=True)
-            least, _ = _job.span("--workers", job.workers)
-            _ray.require(least * job.concurrent, "training workers", gpus=float(job.use_gpu))
-            _train(job, ledger)
+            workers = _job.span("--workers", job.workers)
+            _ray.require(workers[0] * job.concurrent, "training workers", gpus=float(job.use_gpu))
+            least, most = _ray.room(workers, job.concurrent)
+            _train(dataclasses.replace(job, workers=f"{least}:{most}"), ledger)
         if ledger.left:
             raise ValueError(f"{len(ledger.left)} trials did not end; the same command again goes on with them")
         return _report(job, space, ledger)

@@ -9,7 +9,6 @@ what came in after it last saved there: seconds of work (`pipelines.writer`), an
 import contextlib
 import datetime
 import logging
-import os
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -40,6 +39,7 @@ from pipelines.worker import (
 from posec3d import openmmlab
 from posec3d import table as tables
 from posec3d.given import Given
+from posec3d.machine import cores
 from posec3d.stored import HEATMAPS, heatmaps_uri
 from posec3d.video import VideoError, require_nvdec, segments
 from posec3d.weights import Network
@@ -275,7 +275,7 @@ def default_actors(cpus_per_actor: int = 1, gpus_per_actor: float = 0) -> int:
     """
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cpus, gpus = (sum(resources.get(kind, 0) for resources in alive) for kind in ("CPU", "GPU"))
-    here = os.cpu_count() or 1
+    here = cores()
     cpus = here if len(alive) == 1 and cpus > here else cpus - 1
     most = cpus // cpus_per_actor
     if gpus_per_actor:  # of each GPU: shares of two make no actor; and 1 // 0.2 is 4

@@ -249,6 +249,15 @@ def test_more_workers_than_cpus_are_refused_instead_of_waiting(run, table, tmp_p
 
 
 @pytest.mark.ray
+def test_elastic_workers_leave_a_cpu_to_what_feeds_them(ray_local, monkeypatch):
+    assert [_ray.room((1, most)) for most in (2, 3, 4, 9)] == [(1, 2), (1, 3), (1, 3), (1, 3)]  # of Ray's four
+    assert _ray.room((1, 9), runs=2) == (1, 1)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setattr(_ray, "by_hand", lambda status: False)
+    assert _ray.room((1, 9)) == (1, 9)  # a cluster that grows
+
+
+@pytest.mark.ray
 def test_a_call_may_take_longer_than_ray_data_waits_for_progress(ray_local, monkeypatch):
     monkeypatch.setattr(ray_local.data.DataContext.get_current(), "execution_no_progress_timeout_s", 0.5)
     _ray.connect()

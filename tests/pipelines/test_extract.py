@@ -151,7 +151,7 @@ def test_a_gpu_holds_as_many_actors_as_its_shares_make(monkeypatch, gpus, share,
     """As Ray places them: shares of two GPUs make no actor. In floats 1 // 0.2 is 4."""
     node = {"Alive": True, "Resources": {"CPU": 20.0, "GPU": float(gpus)}}
     monkeypatch.setattr("ray.nodes", lambda: [node, {"Alive": False, "Resources": {"GPU": 9.0}}])
-    monkeypatch.setattr("os.cpu_count", lambda: 20)
+    monkeypatch.setattr("pipelines.extract.cores", lambda: 20)
     assert extract.default_actors(1, share) == actors
 
 
