@@ -83,6 +83,7 @@ def run(job: Predict) -> dict[str, Any]:
     """Predict what is missing; a video that fails is reported, and the others go on."""
     how = _how(job)
     job = _job.absolute(job, "runs", "videos", "table", "out")
+    videos = _videos(job)
     models, known = _job.models(job.runs)
     if any(one.config.clip.maps == "stored" for one in known):
         raise _job.UsageError(
@@ -124,7 +125,24 @@ def run(job: Predict) -> dict[str, Any]:
                     max_attempts=job.max_attempts,
                     on_progress=lambda p: advance(p.videos, f"{p.failed} failed"),
                 )
-    return _summary(job, todo, done, extracted, table)
+    return _summary(job, videos, todo, done, extracted, table)
+
+
+def _videos(job: Predict) -> dict[str, str]:
+    """The videos by clip id; empty of a table. What is made beside them, or comes later, is none of them.
+
+    Raises:
+        UsageError: none are there, or results would lie among them.
+    """
+    if job.videos is None:
+        return {}
+    if f"{job.out}/".startswith(f"{job.videos.rstrip('/')}/"):
+        raise _job.UsageError(
+            f"--out {job.out} lies in --videos {job.videos}: its overlays would be taken for videos the next time; "
+            "give a folder beside it"
+        )
+    with _job.usage(FileNotFoundError, ValueError):
+        return {video.clip_id: video.video for video in find_videos(job.videos)}
 
 
 def _how(job: Predict) -> How:
@@ -194,7 +212,12 @@ def _extract(job: Predict, table: str) -> dict[str, Any] | None:
 
 
 def _summary(
-    job: Predict, todo: predict.Todo | None, done: predict.Progress, extracted: dict[str, Any] | None, table: str
+    job: Predict,
+    videos: dict[str, str],
+    todo: predict.Todo | None,
+    done: predict.Progress,
+    extracted: dict[str, Any] | None,
+    table: str,
 ) -> dict[str, Any]:
     predicted: set[str] = set()
     labels: Counter[str] = Counter()
@@ -206,8 +229,7 @@ def _summary(
         for uri in ([table] if extracted else []) + [f"{job.out}/predictions"]
         for name, row in tables.read_failures(uri).items()
     }
-    # The folder may hold more: of earlier calls with other --videos.
-    asked = {v.clip_id: v.video for v in find_videos(job.videos)} if job.videos else todo.videos if todo else {}
+    asked = videos or (todo.videos if todo else {})  # the folder may hold more: of earlier calls with other --videos
     waiting = todo.waiting & asked.keys() if todo else frozenset()
     lacks = {"stage": "extract", "error": "a piece of it has no poses yet; extraction tries it again", "attempts": 0}
     failures = {

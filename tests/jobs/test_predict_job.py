@@ -79,6 +79,7 @@ def rows(out):
         ({"max_failed": -1}, "--max-failed must be >= 0, got -1"),
         ({"table": "/nowhere"}, "no keypoint table at /nowhere"),
         ({"table": None, "videos": "/nowhere"}, "/nowhere: no folder or video there"),
+        ({"table": None, "videos": "/clips/", "out": "/clips/seen"}, "--out /clips/seen lies in --videos /clips"),
         ({"runs": ("/nowhere",), "weights": None}, r"no checkpoint at /nowhere/best\.safetensors"),
         ({"runs": ("joint.pth",), "weights": None}, r"joint\.pth is no checkpoint of this project; .* jobs\.convert"),
     ],
