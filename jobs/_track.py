@@ -2,15 +2,16 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import importlib.util
 import logging
 import os
 import re
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 from posec3d.config import TrainConfig
+from posec3d.storage import exists, read_whole, write_whole
 
 log = logging.getLogger("posec3d")
 
@@ -106,8 +107,11 @@ def _mlflow(out: str, config: TrainConfig) -> Iterator[_Log]:
 
 
 def _identity(out: str) -> str:
-    """Of a run's folder: the same folder is the same run, also after an interruption."""
-    return hashlib.blake2b(out.encode(), digest_size=8).hexdigest()
+    """Of a run, kept in its folder: the same after an interruption, another in a folder that was begun anew."""
+    kept = f"{out}/_state/tracked"
+    if not exists(kept):
+        write_whole(kept, secrets.token_hex(8).encode())
+    return (read_whole(kept) or b"").decode()
 
 
 def _name(out: str) -> str:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ from posec3d import estimators
 from posec3d import table as tables
 from posec3d.frames import STAGE, Crop, frames_uri, locate
 from posec3d.given import Given
+from posec3d.machine import cores
 from posec3d.storage import read_whole
 from posec3d.stored import heatmaps_uri
 from posec3d.video import Decoder
@@ -257,6 +257,8 @@ def _same_settings(job: Extract, options: extract.Options, notes: str) -> dict[s
     networks = {name: getattr(job, name) for name in ("pose", "pose_weights", "detector", "detector_weights")}
     now = {**networks, **asdict(options)}
     del now["max_attempts"], now["decoder"]
+    if not tables.data_files(job.table) and not tables.data_files(f"{job.table}/{extract.PENDING}"):
+        return now  # nothing was made yet
     before = json.loads(read_whole(f"{notes}/settings.json") or b"{}")
     if other := [f"{name} {before[name]}" for name in before.keys() & now.keys() if before[name] != now[name]]:
         raise _job.UsageError(
@@ -375,7 +377,7 @@ def _dry_run(job: Extract, videos: Sequence[Video], todo: Todo, options: extract
     }
     if todo.missing:
         sample = extract.measure(todo.missing, *_networks(job, videos), options)
-        actors = _job.span("--actors", job.actors)[1] if job.actors else os.cpu_count() or 1
+        actors = _job.span("--actors", job.actors)[1] if job.actors else cores()
         hours = len(todo.missing) * sample.seconds / actors / 3600
         summary |= {
             "videos measured": sample.videos,

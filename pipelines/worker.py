@@ -156,7 +156,7 @@ def extract_row(
     row: dict[str, Any], detector: Detector | Given, estimator: PoseEstimator | Given, options: Options
 ) -> dict[str, Any]:
     """One clip's row; one that cannot be read or understood gets `stage` and `error` instead of keypoints."""
-    if row.get("error"):
+    if row.get("error") is not None:
         return failure(row, "decode", row["error"], row["attempts"] + 1)
     piece = None
     if row.get("num_frames") is not None:
@@ -325,7 +325,7 @@ def cut_into_pieces(row: dict[str, Any], options: Options) -> list[dict[str, Any
     try:
         pieces = segments(row["video"], options.segment_seconds or math.inf, options.fps)
     except Exception as error:  # its failure row is made where all others are
-        return [{**row, "error": str(error)}]
+        return [{**row, "error": str(error) or type(error).__name__}]
     rows = []
     for number, piece in enumerate(pieces, 1):
         name = tables.piece_id(row["clip_id"], number, len(pieces))

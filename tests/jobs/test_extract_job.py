@@ -88,6 +88,9 @@ def test_a_table_keeps_one_way_of_extraction(tmp_path, videos):
     (table / "_extract").mkdir(parents=True)
     job = Extract(videos=str(videos), table=str(table))
     (table / "_extract/settings.json").write_text(json.dumps({"pose": "hrnet-w32", "fps": None}))
+    extract_job._same_settings(job, extract_job._options(job), f"{table}/_extract")  # nothing was made yet
+    points = np.ones((1, 3, 17, 2))
+    tables.write_table([tables.Clip("a", 3, 48, 64, points, points[..., 0])], str(table))
     with pytest.raises(_job.UsageError, match="was extracted with pose hrnet-w32; take the same, or another --table"):
         run(job)
 

@@ -129,3 +129,13 @@ def test_a_video_that_cannot_be_cut_is_a_failure_and_never_one_long_clip(tmp_pat
     write_video(tmp_path / "a.mp4", [np.zeros((32, 32, 3), np.uint8)] * 9, 10)  # readable again, a moment later
     result = extract_row(cut, *tools, Options(segment_seconds=1.0))
     assert (result["stage"], result["attempts"]) == ("decode", 2) and "a.mp4" in result["error"]
+
+
+def test_an_error_without_words_is_told_by_its_name(tmp_path, tools, monkeypatch):
+    def timeout(*_):
+        raise TimeoutError
+
+    monkeypatch.setattr("pipelines.worker.segments", timeout)
+    row = {"clip_id": "a", "video": "s3://bucket/a.mp4", "attempts": 0, "pieces": []}
+    (cut,) = cut_into_pieces(row, Options(segment_seconds=1.0))
+    assert extract_row(cut, *tools, Options(segment_seconds=1.0))["error"] == "TimeoutError"
