@@ -132,7 +132,7 @@ class _People:
     colours: np.ndarray
     """(N, bands, 3); all the same if not known."""
     centre: np.ndarray
-    """(N, 2) mean joint: a box changes with every limb, and where somebody is in front."""
+    """(N, 2) mean joint with a score: a box changes with every limb, and where somebody is in front."""
     size: np.ndarray
     """(N,) pixels, at least 1."""
 
@@ -146,7 +146,11 @@ def _people(
     joints = np.concatenate(keypoints) if len(keypoints) else np.zeros((0, 1, 3))
     paint = np.concatenate(colours) if colours else np.zeros((len(frame), 1, 3))
     size = np.sqrt(np.clip(corners[:, 2:] - corners[:, :2], 1, None).prod(-1))
-    return _People(fps, first, frame, corners, joints, paint, joints[..., :2].mean(1), size)
+    found = joints[..., 2:] > 0  # what is not lies anywhere, often at (0, 0)
+    count = found.sum(1)
+    middle = (corners[:, :2] + corners[:, 2:]) / 2
+    centre = np.where(count, (joints[..., :2] * found).sum(1) / np.maximum(count, 1), middle)
+    return _People(fps, first, frame, corners, joints, paint, centre, size)
 
 
 def _chains(people: _People) -> tuple[list[np.ndarray], np.ndarray]:
@@ -294,7 +298,9 @@ def _fit(people: _People, track: np.ndarray, piece: np.ndarray) -> np.ndarray:
     after = np.clip(np.searchsorted(seen, t), 0, len(seen) - 1)
     before = np.maximum(after - 1, 0)
     share = np.clip((t - seen[before]) / np.maximum(seen[after] - seen[before], 1), 0, 1)[:, None, None]
-    there = people.keypoints[track[before]] * (1 - share) + people.keypoints[track[after]] * share
+    old, new = people.keypoints[track[before]], people.keypoints[track[after]]
+    old, new = np.where(old[..., 2:] > 0, old, new), np.where(new[..., 2:] > 0, new, old)  # a joint one of them lacks
+    there = old * (1 - share) + new * share
     for edge, outside in ((0, np.minimum(t - seen[0], 0)), (-1, np.maximum(t - seen[-1], 0))):
         if outside.any():
             there[..., :2] += (_motion(people, track, edge)[1] * outside[:, None] / people.fps)[:, None]

@@ -131,6 +131,17 @@ def test_everybody_of_thirty_is_kept_apart_though_they_are_missed_half_of_the_ti
         assert len({who[t][i] for t, i in enumerate(track) if i >= 0}) == 1
 
 
+def test_joints_that_are_not_found_lie_nowhere():
+    """As in poses from files, at (0, 0) with a score of 0: far from their person."""
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        scene = [[person(600.0 + t, y=400.0), person(800.0, y=420.0)][: 1 if 25 <= t < 33 else 2] for t in range(60)]
+        for _, points in (one for people in scene for one in people):
+            points[rng.random(17) < 0.15] = 0
+        tracks = linked(scene)
+        assert [(track >= 0).sum() for track in tracks] == [60, 52], seed
+
+
 def test_in_a_very_short_clip_nobody_is_dropped_for_being_short():
     assert linked([[person(t)] for t in range(3)]).shape == (1, 3)
 
