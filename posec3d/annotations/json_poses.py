@@ -53,8 +53,9 @@ def openpose(source: Source, options: Options) -> Annotations:
         if named := _OPENPOSE_NAME.match(base):
             by_clip[folder, named[1]][int(named[2])] = file
     videos = Counter(folder for folder, _ in by_clip)
+    paths = {posixpath.join(*of) for of in by_clip}  # a folder may be called as a video beside it
     clips = {
-        (folder if folder and videos[folder] == 1 else posixpath.join(folder, video)): files
+        (folder if folder and videos[folder] == 1 and folder not in paths else posixpath.join(folder, video)): files
         for (folder, video), files in by_clip.items()
     }
     names = sorted({label for clip in clips if (label := _label(clip))})

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from posec3d.annotations.pickled import REMEDY, call, check_key, kind, named, set_state
+from posec3d.annotations.source import BROKEN_ZIP
 
 MAX_ITEM_BYTES = 2**29
 """Longest string or array that is read, whatever length the file declares."""
@@ -66,7 +67,8 @@ def lay_out(open_file: Callable[[], BinaryIO], size: int) -> "Layout":
 def _no_other_errors() -> Iterator[None]:
     try:
         yield
-    except (TypeError, IndexError, KeyError, OverflowError, MemoryError) as error:  # in an order that no writer has
+    # In an order that no writer has, or in a zip that is damaged further on.
+    except (TypeError, IndexError, KeyError, OverflowError, MemoryError, *BROKEN_ZIP) as error:
         raise ValueError(f"damaged, or no pickle of annotations ({type(error).__name__}: {error})"[:300]) from error
 
 
@@ -77,7 +79,7 @@ def first_key(open_file: Callable[[], BinaryIO], size: int) -> Any:
         ValueError: no pickle.
     """
     outermost = None
-    with open_file() as file:
+    with open_file() as file, _no_other_errors():
         for name, argument, _ in _instructions(_Bounded(file, size)):
             if outermost is None and name in ("EMPTY_DICT", "DICT", "GLOBAL", "STACK_GLOBAL", "EMPTY_LIST", "STOP"):
                 outermost = name

@@ -42,7 +42,8 @@ def pyskl(source: Source, options: Options) -> Annotations:
     they are kept in 3D, and projected as by a Kinect's depth camera of 512x424 pixels; else they are x, y, score.
 
     The compressed form of Kinetics-400 has frame_inds, and the keypoints (N, V, 3) in other files of the source: by
-    the id in the file that raw_file names, or in <id>.pkl. Frames without a pose are left out, as published.
+    the id in the file that raw_file names, or in <id>.pkl; that of PYSKL's tool for own videos has them beside it.
+    Frames without a pose are left out, as published.
     """
     return Annotations(_entries(source, options))
 
@@ -66,7 +67,7 @@ def _entries(source: Source, options: Options) -> Iterator[Entry]:
         try:
             layout = lay_out(file.open, file.size)
             first, splits = _look(file, layout)
-            if "frame_inds" in first:
+            if "frame_inds" in first and "keypoint" not in first:
                 yield from _compressed(file, layout, splits, keypoints, options)
             else:
                 for entry in _plain(file, layout, first, splits, options):
@@ -135,6 +136,8 @@ def _plain(
 
 def _read(annotation: Annotation, splits: list[str], options: Options) -> Clip:
     keypoint, score = annotation.get("keypoint"), annotation.get("keypoint_score")
+    if "frame_inds" in annotation:
+        return _decompress(annotation, keypoint, splits, options)
     if not isinstance(keypoint, np.ndarray) or keypoint.ndim != 4 or keypoint.shape[3] not in (2, 3):
         got = f"shape {keypoint.shape}" if isinstance(keypoint, np.ndarray) else f"a {type(keypoint).__name__}"
         raise ValueError(f"keypoint has {got}, wanted (M, T, V, 2), or 3 channels for 3D")

@@ -21,7 +21,8 @@ from posec3d.storage import files_below, reaching
 MAX_BYTES = 2**28
 """Largest file that is read whole; annotations of one clip take less than a hundredth of it."""
 _BLOCK = 4 * 2**20  # of an object store, as videos are read
-_BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError, EOFError)
+BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError, EOFError)
+"""What reading from a zip raises that is damaged, encrypted or of an unknown compression."""
 
 
 class SourceError(ValueError):
@@ -45,7 +46,7 @@ class File:
         """
         try:
             return self._open()
-        except _BROKEN_ZIP as error:
+        except BROKEN_ZIP as error:
             raise ValueError(f"{self.uri}: {error}") from error
 
     def read(self) -> bytes:
@@ -59,7 +60,7 @@ class File:
         try:
             with self.open() as file:
                 data = file.read(MAX_BYTES + 1)
-        except _BROKEN_ZIP as error:
+        except BROKEN_ZIP as error:
             raise ValueError(f"{self.uri}: {error}") from error
         if len(data) != self.size:
             raise ValueError(f"{self.uri}: {len(data)} bytes, wanted {self.size}; it is cut off or damaged")
@@ -120,7 +121,7 @@ def open_source(uri: str) -> Source:
 def _zip_files(fs: Any, path: str, uri: str, folder: str) -> Iterator[File]:
     try:
         archive = zipfile.ZipFile(_open(fs, path))
-    except _BROKEN_ZIP as error:
+    except BROKEN_ZIP as error:
         raise SourceError(f"{uri}: not a zip that can be read ({error}); fetch it again") from error
     for info in archive.infolist():
         name = info.filename.replace("\\", "/")

@@ -272,6 +272,24 @@ def test_compressed_files_of_one_clip_are_found_by_its_name(tmp_path):
     assert only(read("pyskl", zipped(tmp_path / "a.zip", files))).num_frames == 2
 
 
+def test_compressed_clips_of_own_videos_have_their_keypoints_beside_them(tmp_path):
+    item = compressed("a", [2, 2, 5], keypoint=rows(3))
+    del item["raw_file"]
+    clip = only(read("pyskl", written(tmp_path, {"mine.pkl": pickle.dumps([item])})))
+    assert clip.keypoints[..., 0, 0].tolist() == [[0, 2], [1, 0]]
+
+
+def test_a_damaged_pickle_in_a_zip_is_a_failure_and_the_others_are_read(tmp_path):
+    clips = {f"{name}.pkl": pickle.dumps([annotation(name) for _ in range(3)]) for name in "abc"}
+    uri = zipped(tmp_path / "a.zip", clips)
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    content[content.index(b"b.pkl") + 300] ^= 255
+    (tmp_path / "a.zip").write_bytes(content)
+    found = read("pyskl", uri)
+    assert [name for name, one in found.items() if not isinstance(one, Exception)] == ["a", "c"]
+    assert "damaged" in str(found["b.pkl"])
+
+
 def test_compressed_clips_without_their_keypoints_fail(tmp_path):
     items = [compressed("a", [0]), compressed("b", [0], "kp/2.pkl"), compressed("c", [0, 1]), compressed("d", [3, 1])]
     items += [compressed("e", [0]), compressed("f", [])]
@@ -550,6 +568,15 @@ def test_openpose_folders_are_clips_labels_and_splits(tmp_path):
     assert (walk.height, walk.width) == (101, 221)  # the last of all points, and the pixel it is in
     sized = read("openpose", str(tmp_path), size=(480, 640))["val/run/v2"]
     assert (sized.height, sized.width) == (480, 640)
+
+
+def test_an_openpose_folder_called_as_a_video_beside_it_is_a_clip_of_its_own(tmp_path):
+    frames = {"a": range(9), "b": range(9), "a/c": range(12)}
+    files = {
+        f"{video}_{t}_keypoints.json": openpose_frame(standing(5)) for video, count in frames.items() for t in count
+    }
+    found = read("openpose", written(tmp_path, files))
+    assert sorted((name, clip.num_frames) for name, clip in found.items()) == [("a", 9), ("a/c", 12), ("b", 9)]
 
 
 def test_openpose_files_of_several_videos_in_one_folder(tmp_path):
