@@ -24,6 +24,7 @@ from posec3d.table import FAILURES, SCHEMA, UNITS_PER_PIXEL, VERSION_KEY
 
 EXAMPLES = 3  # of each kind of problem
 AHEAD = 16  # row groups that wait to be looked at
+HELD_BYTES = 2**28  # of rows that wait: long clips of many people are megabytes each
 ID_BYTES = 12  # two of 10^9 clips share a digest with a chance of 10^-11
 FAR = 4  # longer sides of the frame that a point may lie outside it; estimators stay well within one
 
@@ -106,6 +107,7 @@ class RowGroup:
     number: int
     start: int
     rows: int
+    bytes: int
 
 
 @dataclass
@@ -138,8 +140,8 @@ def find(uris: Iterable[str]) -> Files:
                 other = type(groups) is ValueError
                 found.problems.add(OTHER if other else UNREADABLE, file, _text(groups, file))
                 continue
-            for number, rows in enumerate(groups):
-                found.groups.append(RowGroup(file, number, found.rows, rows))
+            for number, (rows, held) in enumerate(groups):
+                found.groups.append(RowGroup(file, number, found.rows, rows, held))
                 found.rows += rows
         for file in _parts(uri):
             found.problems.add(PARTS, file)
@@ -147,8 +149,8 @@ def find(uris: Iterable[str]) -> Files:
     return found
 
 
-def _footer(file: str) -> tuple[int, list[int] | Exception]:
-    """Size in bytes and rows of each row group, or what is wrong with the file."""
+def _footer(file: str) -> tuple[int, list[tuple[int, int]] | Exception]:
+    """Size in bytes, and rows and bytes of each row group, or what is wrong with the file."""
     fs, path = fsspec.url_to_fs(file)
     size = fs.size(path)
     try:
@@ -158,7 +160,8 @@ def _footer(file: str) -> tuple[int, list[int] | Exception]:
         if given != wanted:
             names = sorted(name for name in {*given, *wanted} if given.get(name) != wanted.get(name))
             raise ValueError(f"missing, unknown or of another type: {', '.join(names)}")
-        return size, [footer.metadata.row_group(i).num_rows for i in range(footer.num_row_groups)]
+        groups = (footer.metadata.row_group(i) for i in range(footer.num_row_groups))
+        return size, [(group.num_rows, group.total_byte_size) for group in groups]
     except BROKEN as error:
         return size, error
 
@@ -193,16 +196,24 @@ def _text(error: Exception, file: str) -> str:
     return (str(error) or type(error).__name__).removeprefix(f"{file}: ").split("\n")[0]
 
 
-def _ahead(read: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
-    """What `read` returns for each item, in order; a few are read while one is in use."""
+def _ahead(read: Callable[[A], B], items: Iterable[A], size: Callable[[A], int] = lambda item: 0) -> Iterator[B]:
+    """What `read` returns for each item, in order; a few are read while one is in use, of `HELD_BYTES` at most."""
     with ThreadPoolExecutor(AHEAD) as pool:
-        waiting: deque[Future[B]] = deque()
+        waiting: deque[tuple[Future[B], int]] = deque()
+        held = 0
         for item in items:
-            waiting.append(pool.submit(read, item))
-            if len(waiting) > AHEAD:
-                yield waiting.popleft().result()
+            while waiting and (len(waiting) > AHEAD or held + size(item) > HELD_BYTES):
+                done, bytes_ = waiting.popleft()
+                held -= bytes_
+                yield done.result()
+            held += size(item)
+            waiting.append((pool.submit(read, item), size(item)))
         while waiting:
-            yield waiting.popleft().result()
+            yield waiting.popleft()[0].result()
+
+
+def _bytes(group: RowGroup) -> int:
+    return group.bytes
 
 
 def _read(group: RowGroup) -> pa.Table | Exception:
@@ -248,7 +259,7 @@ def check(found: Files, on_progress: Callable[[int], None] = lambda rows: None) 
     keep, keypoints = np.zeros(found.rows, bool), np.zeros(found.rows, np.uint32)
     labels: dict[tuple[int | None, str], tuple[str, str]] = {}  # (number, name) -> (file, clip_id) that has it first
     succeeded: set[str] = set()
-    for group, table in zip(found.groups, _ahead(_read, found.groups), strict=True):
+    for group, table in zip(found.groups, _ahead(_read, found.groups, _bytes), strict=True):
         on_progress(group.start)
         if isinstance(table, Exception):
             what = f"row group {group.number} of {group.rows} rows: {_text(table, group.file)}"
@@ -430,7 +441,7 @@ def merge(
         keep[rows] &= ~_among(checked.ids[rows], there)
     groups = [group for group in found.groups if keep[group.start : group.start + group.rows].any()]
     waiting: list[pa.Table] = []
-    for group, table in zip(groups, _ahead(_read, groups), strict=True):
+    for group, table in zip(groups, _ahead(_read, groups, _bytes), strict=True):
         if isinstance(table, Exception):
             raise OSError(
                 f"{group.file}: readable at first and now not ({_text(table, group.file)}); give the command again"
@@ -449,6 +460,9 @@ def merge(
             rows = pa.concat_tables(waiting)
             tables.write_file(rows.slice(0, rows_per_file), out)
             waiting = [rows.slice(rows_per_file)] if rows.num_rows > rows_per_file else []
+        if sum(t.nbytes for t in waiting) >= HELD_BYTES:
+            tables.write_file(pa.concat_tables(waiting), out)
+            waiting = []
     if waiting:
         tables.write_file(pa.concat_tables(waiting), out)
     on_progress(found.rows)

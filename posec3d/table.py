@@ -121,7 +121,8 @@ def clip_id(video: str) -> str:
     return f"{stem}-{hashlib.blake2b(video.encode(errors='surrogateescape'), digest_size=6).hexdigest()}"
 
 
-_PIECE = re.compile(r"(.+)-(\d+)of(\d+)$")
+_PIECE = re.compile(r"(.+-[0-9a-f]{12})-(\d+)of(\d+)$")
+"""With the digest of `clip_id`: names of imported clips may end like that, too."""
 
 
 def piece_id(clip_id: str, number: int, count: int) -> str:

@@ -125,42 +125,51 @@ def test_names_and_paths_with_brackets_are_shown_as_they_are(tmp_path, capsys, m
 
 def test_a_long_video_waits_until_all_its_pieces_are_there_or_given_up(tmp_path):
     (clip,) = clips(1)
-    pieces = [dataclasses.replace(clip, clip_id=f"long-{n}of3", start_frame=8 * n - 8) for n in (3, 1)]
+    pieces = [dataclasses.replace(clip, clip_id=f"long-0123456789ab-{n}of3", start_frame=8 * n - 8) for n in (3, 1)]
     table, out = str(tmp_path / "table"), str(tmp_path / "out")
     write_table([*pieces, dataclasses.replace(clip, clip_id="short")], table)
     todo = predict.plan(table, out, whole=True)
     assert [row["clip_id"] for row in todo.missing] == ["short"]
-    assert (set(todo.videos), todo.waiting) == ({"long", "short"}, {"long"})
+    assert (set(todo.videos), todo.waiting) == ({"long-0123456789ab", "short"}, {"long-0123456789ab"})
     assert len(predict.plan(table, out, whole=False).missing) == 3
-    lost = {"clip_id": "long-2of3", "video": "v", "stage": "decode", "error": "e", "attempts": 3, "time": 0}
+    lost = {
+        "clip_id": "long-0123456789ab-2of3",
+        "video": "v",
+        "stage": "decode",
+        "error": "e",
+        "attempts": 3,
+        "time": 0,
+    }
     tables.write_file(tables.pa.Table.from_pylist([lost], tables.FAILURES), tables.failures_uri(table))
     long, _ = predict.plan(table, out, whole=True).missing
-    assert (long["clip_id"], long["pieces"]) == ("long", [(0, 0, 1), (0, 0, 0)])  # in order of time
+    assert (long["clip_id"], long["pieces"]) == ("long-0123456789ab", [(0, 0, 1), (0, 0, 0)])  # in order of time
 
 
-@pytest.mark.parametrize("cured", ["long-1of3", "long"])
+@pytest.mark.parametrize("cured", ["long-0123456789ab-1of3", "long-0123456789ab"])
 def test_a_failure_that_is_cured_is_no_piece_that_will_never_come(cured, tmp_path):
     """Two of three pieces are there; one of them failed for good before, or the whole video could not be cut once."""
     (clip,) = clips(1)
     table, out = str(tmp_path / "table"), str(tmp_path / "out")
-    write_table([dataclasses.replace(clip, clip_id=f"long-{n}of3", start_frame=8 * n - 8) for n in (1, 2)], table)
+    write_table(
+        [dataclasses.replace(clip, clip_id=f"long-0123456789ab-{n}of3", start_frame=8 * n - 8) for n in (1, 2)], table
+    )
     row = {"clip_id": cured, "video": "v", "stage": "decode", "error": "e", "attempts": 3, "time": 0}
-    again = {**row, "clip_id": "long-3of3", "attempts": 1}
+    again = {**row, "clip_id": "long-0123456789ab-3of3", "attempts": 1}
     tables.write_file(tables.pa.Table.from_pylist([row, again], tables.FAILURES), tables.failures_uri(table))
     todo = predict.plan(table, out, whole=True)
-    assert (todo.missing, todo.waiting) == ((), {"long"})
+    assert (todo.missing, todo.waiting) == ((), {"long-0123456789ab"})
 
 
 def test_a_video_that_waits_for_a_piece_is_told_and_counts_for_max_failed(runs, tmp_path, caplog, monkeypatch):
     (clip,) = clips(1, video="long.mp4")
-    write_table([dataclasses.replace(clip, clip_id="long-1of2")], str(tmp_path / "table"))
+    write_table([dataclasses.replace(clip, clip_id="long-0123456789ab-1of2")], str(tmp_path / "table"))
     job = Predict(runs=runs[:1], table=str(tmp_path / "table"), out=str(tmp_path / "out"), window=1.0, max_failed=0)
     with pytest.raises(_job.TooManyFailures, match="1 of 1 videos have no prediction") as raised:
         run(job)
     assert (raised.value.summary["failed"], raised.value.summary["of them waiting for a piece"]) == (1, 1)
     assert "long.mp4 failed: a piece of it has no poses yet" in caplog.text
     (said,) = json.loads((tmp_path / "out/predictions.json").read_text())
-    assert (said["clip_id"], said["video"]) == ("long", "long.mp4") and "a piece of it" in said["error"]
+    assert (said["clip_id"], said["video"]) == ("long-0123456789ab", "long.mp4") and "a piece of it" in said["error"]
     monkeypatch.setattr(predict_job, "LISTED", 0)
     run(dataclasses.replace(job, max_failed=None))
     assert not (tmp_path / "out/predictions.json").exists(), "it would tell of fewer rows than there are now"

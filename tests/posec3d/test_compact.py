@@ -331,9 +331,9 @@ def test_the_latest_failures_of_clips_without_a_row_are_carried_over(tmp_path):
 
 
 def test_a_video_that_could_be_cut_after_all_is_no_failure_any_more(tmp_path):
-    write(tmp_path, row("v-1of3"), row("v-2of3"))
-    fail(tmp_path, "v")
-    fail(tmp_path, "v-3of3")
+    write(tmp_path, row("v-0123456789ab-1of3"), row("v-0123456789ab-2of3"))
+    fail(tmp_path, "v-0123456789ab")
+    fail(tmp_path, "v-0123456789ab-3of3")
     _, summary = summary_of(tmp_path)
     assert problems(summary) == {compact.OUTDATED.name: 1, compact.FAILED.name: 1}
 
@@ -359,6 +359,15 @@ def test_a_merge_writes_every_row_as_it_was_in_whole_files_and_leaves_the_source
     schema = tables.open_file(tables.data_files(str(out))[0]).schema_arrow
     assert schema.equals(tables.SCHEMA)
     assert schema.metadata == tables.SCHEMA.metadata
+
+
+def test_files_are_bounded_by_their_bytes_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("posec3d.compact.HELD_BYTES", 1)
+    for i in range(3):
+        write(tmp_path / "in", row(f"c{i}", seed=i))
+    code, summary = summary_of(tmp_path / "in", out=tmp_path / "out")
+    assert (code, summary["files after"], summary["clips after"]) == (0, 3, 3)
+    assert stored(tmp_path / "out") == stored(tmp_path / "in")
 
 
 def test_notes_in_a_schema_stay_with_their_rows(tmp_path):
