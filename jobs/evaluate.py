@@ -3,12 +3,13 @@
 import csv
 import hashlib
 import io
+import itertools
 import json
 import logging
 import posixpath
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -210,26 +211,21 @@ def _write(
     out: str, result: dict[str, Any], ids: list[str], labels: np.ndarray, scores: np.ndarray, names: tuple[str, ...]
 ) -> None:
     """classes.csv, scores.csv (a row a clip, for fusing elsewhere) and, in a local folder, confusion.png."""
-    write_whole(f"{out}/classes.csv", _csv(result["classes"]))
-    rows = [
-        {
-            "clip_id": id_,
-            "label": names[label],
-            "predicted": names[score.argmax()],
-            **{f"score:{name}": float(value) for name, value in zip(names, score, strict=True)},
-        }
+    classes = result["classes"]
+    write_whole(f"{out}/classes.csv", _csv(classes[0], (row.values() for row in classes)))
+    header = ["clip_id", "label", "predicted", *(f"score:{name}" for name in names)]
+    rows = (
+        [id_, names[label], names[score.argmax()], *score.tolist()]
         for id_, label, score in zip(ids, labels, scores, strict=True)
-    ]
-    write_whole(f"{out}/scores.csv", _csv(rows))
+    )
+    write_whole(f"{out}/scores.csv", _csv(header, rows))
     if "://" not in out:
         draw.confusion_matrix(f"{out}/confusion.png", np.array(result["confusion"]), names)
 
 
-def _csv(rows: list[dict[str, Any]]) -> bytes:
+def _csv(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> bytes:
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, rows[0].keys())
-    writer.writeheader()
-    writer.writerows(rows)
+    csv.writer(text).writerows(itertools.chain([header], rows))
     return text.getvalue().encode()
 
 
