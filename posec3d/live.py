@@ -131,7 +131,7 @@ class Newest:
         if taken is None or self._turn is None:
             return None
         width, height = self._size
-        return taken[0], upright(taken[1].to_ndarray(format="rgb24", width=width, height=height), self._turn)
+        return taken[0], upright(taken[1].to_ndarray(format="rgb24", width=width, height=height, threads=1), self._turn)
 
     def close(self) -> None:
         """Stop reading."""

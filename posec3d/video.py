@@ -13,7 +13,7 @@ import os
 import tempfile
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -62,6 +62,9 @@ _NOISE_S = 1e-6
 
 _LAST_S = 1e-3
 """Matroska rounds times to a millisecond: that must not cost a resampled video its last frame."""
+
+_RATED = 100
+"""Packets that tell the frame rate of a file that does not say it."""
 
 _SAME_RATE = 1.0005
 """Rates so close are one rate: 29.97 is not 30, but what FFmpeg estimates as 30.01 is."""
@@ -123,7 +126,7 @@ class Video:
             raise ValueError(f"{self.uri}: decoder must be one of {', '.join(get_args(Decoder))}, got {decoder}")
         self._taken = False
         self._open()
-        own = float(self._stream.average_rate or 0)
+        own = self._rate
         self._fps = fps if fps and not 0 < own <= fps * _SAME_RATE else None
         height, width = self._size[::-1] if not self._orientation[0] else self._size
         self.info = VideoInfo(height, width, self._fps or own)
@@ -143,9 +146,10 @@ class Video:
         self._taken = True
         for time, frame in self._chosen():
             # NV12 is what NVDEC gives: the same samples in another order, which swscale turns into RGB by another rule.
-            frame = frame.reformat(format="yuv420p") if frame.format.name == "nv12" else frame
+            # One thread: by default each frame starts one a core, which costs several times what it saves.
+            frame = frame.reformat(format="yuv420p", threads=1) if frame.format.name == "nv12" else frame
             # The size is given because some streams change it half-way: keypoints need one pixel frame.
-            pixels = frame.to_ndarray(format="rgb24", width=self._size[0], height=self._size[1])
+            pixels = frame.to_ndarray(format="rgb24", width=self._size[0], height=self._size[1], threads=1)
             yield time, upright(pixels, self._orientation)
         announced = self._stream.frames if (self._start_s, self._end_s) == (0, math.inf) else 0
         if announced and self._format == _MP4:  # without what an edit list hides
@@ -180,12 +184,16 @@ class Video:
             self._stream.thread_type = "AUTO"
             self._format = self._container.format.name
             self._tick_s = float(self._stream.time_base or 1)
-            rate = float(self._stream.average_rate or 25)  # 25: where there are neither times nor a rate
-            self._step = max(1, round(1 / rate / self._tick_s))
+            self._rate = float(self._stream.average_rate or 0)
+            self._step = max(1, round(1 / (self._rate or 25) / self._tick_s))  # 25: where there are no times either
             self._num_decoded = self._num_repeated = self._num_bad = 0
             self._opening: list[av.Packet] = []
             self._opened = self._has_times = self._exact = False
-            self._packets = self._demux()
+            packets = self._demux()
+            if not self._rate:  # as in WebM that a browser records
+                head = list(itertools.islice(packets, _RATED))
+                packets, self._rate = itertools.chain(head, packets), _rate(head, self._tick_s)
+            self._packets = self._noted(packets)
             frames = self._decode(self._packets)
             first = next(frames, None)
             if first is None:
@@ -233,6 +241,11 @@ class Video:
                 last = packet.dts = packet.dts + shift
                 if packet.pts is not None:
                     packet.pts += shift
+            yield packet
+
+    def _noted(self, packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
+        """Give packets, and keep those up to the first frame."""
+        for packet in packets:
             if not self._opened:
                 self._opening.append(packet)
             yield packet
@@ -442,7 +455,7 @@ def segments(uri: str | os.PathLike[str], seconds: float, fps: float | None = No
     if not seconds > 0:
         raise ValueError(f"{os.fspath(uri)}: seconds must be positive, got {seconds}")
     with open_video(uri, fps=fps) as video:
-        times, own, rate = video._times(), float(video._stream.average_rate or 0), video._fps
+        times, own, rate = video._times(), video._rate, video._fps
 
     def frames_before(time_s: float) -> int:
         return _first_at(time_s, rate) if rate else bisect_left(times, time_s - _NOISE_S)
@@ -568,6 +581,12 @@ def _from_last_keyframe(packets: Iterator[av.Packet], target: int) -> Iterator[a
     yield from held
     del held
     yield from packets
+
+
+def _rate(packets: Sequence[av.Packet], tick_s: float) -> float:
+    """Frames a second, by the times of the first packets; 0 where they have none."""
+    times = sorted({packet.pts for packet in packets if packet.pts is not None})
+    return (len(times) - 1) / ((times[-1] - times[0]) * tick_s) if len(times) > 1 else 0.0
 
 
 def _in_order(frames: Iterable[tuple[int, av.VideoFrame]]) -> Iterator[tuple[int, av.VideoFrame]]:

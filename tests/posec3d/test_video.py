@@ -570,6 +570,42 @@ def test_a_packet_that_is_never_shown_is_no_frame(numbered, tmp_path):
     assert [number for _, number in read_in_pieces(path, 1)] == sorted({*range(100)} - {*hidden})
 
 
+def test_a_webm_that_does_not_say_its_rate_has_that_of_its_times(tmp_path):
+    """As browsers record: the element DefaultDuration is not there, and FFmpeg guesses nothing of use."""
+    moments = [33 * i + 7 * (i % 3) for i in range(120)]  # milliseconds, as a camera in bad light
+    with av.open(str(tmp_path / "a.webm"), "w") as container:
+        stream = container.add_stream("libvpx", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for i, moment in enumerate(moments):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 2 * i, np.uint8))
+            frame.time_base, frame.pts = Fraction(1, 1000), moment
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    content = (tmp_path / "a.webm").read_bytes()
+    at = content.index(b"\x23\xe3\x83\x84")
+    (tmp_path / "a.webm").write_bytes(content[:at] + b"\xec\x86" + bytes(6) + content[at + 8 :])
+    with av.open(str(tmp_path / "a.webm")) as container:
+        assert container.streams.video[0].average_rate is None
+    with open_video(tmp_path / "a.webm") as video:
+        assert video.info.fps == pytest.approx(1000 / 33, rel=0.01)
+        assert [round(1000 * time) for time, _ in video] == moments
+    with open_video(tmp_path / "a.webm", start_s=2, end_s=3) as video:
+        assert [round(1000 * time) for time, _ in video] == [moment for moment in moments if 2000 <= moment < 3000]
+
+
+def test_decoding_starts_no_threads(grey):
+    def threads():
+        return len(list(Path("/proc/self/task").iterdir()))
+
+    before, seen = threads(), []
+    with open_video(grey) as video:
+        chosen = list(video._chosen())  # frames that are held keep what converted them
+        video._chosen = lambda: iter(chosen)
+        seen += [threads() for _ in video]
+    assert len(seen) == 20 and max(seen) == before
+
+
 def test_a_turned_video_is_upright_from_any_start(tmp_path):
     path = number_each(tmp_path / "turned.mp4", options=PYRAMID, turn=90)
     with open_video(path) as whole, open_video(path, start_s=3, end_s=3.2) as piece:
