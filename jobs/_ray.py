@@ -51,7 +51,8 @@ def connect(*, dashboard: bool = False) -> None:
             ray.init(runtime_env=environment, **told)
     else:
         count = cores()
-        folder = tempfile.mkdtemp(prefix="posec3d-ray-")
+        # Ray's sockets lie in there, and the path of a socket has some hundred bytes; macOS's own folder is too deep.
+        folder = tempfile.mkdtemp(prefix="posec3d-ray-", dir="/tmp" if len(tempfile.gettempdir()) > 19 else None)  # noqa: S108
         _terminal.scratch.append(folder)
         atexit.register(_end, folder)
         # Inherited by workers. With a runtime_env those that Ray starts at once, one a core, would be of no use.

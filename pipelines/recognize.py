@@ -132,7 +132,8 @@ class Recognize:
         if row["pictures"]:
             try:
                 write_pictures(self.recognizer, line, f"{self.folder.rstrip('/')}/{_file(row['clip_id'])}", self.clips)
-            except (ValueError, OSError) as error:  # what was recognised is right all the same
+            except Exception as error:  # what was recognised is right all the same
+                gpu.end_if_lost(error)
                 log.warning("no pictures of %s: %s", line.video or row["clip_id"], error)
         known = {"clip_id": row["clip_id"], "video": line.video, "people": line.people}
         return [

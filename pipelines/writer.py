@@ -118,7 +118,10 @@ def recover(folder: str, schema: pa.Schema, put: Put, pending: str) -> int:
     parts = []
     for path in files:
         fs, name = fsspec.url_to_fs(path)
-        parts.append(pq.ParquetFile(fs.open(name, "rb")).read().cast(schema))
+        try:
+            parts.append(pq.ParquetFile(fs.open(name, "rb")).read().cast(schema))
+        except (ValueError, pa.ArrowException) as error:
+            raise ValueError(f"{path}: damaged ({error}); remove it: its clips are done again") from error
     results = pa.concat_tables(parts)
     for ids in clip_ids(folder):
         results = results.filter(pc.invert(pc.is_in(results["clip_id"], ids)))

@@ -13,9 +13,9 @@ from scipy.optimize import linear_sum_assignment
 from posec3d.given import Given
 from posec3d.skeletons import skeleton
 from posec3d.stored import Heatmaps, pack
-from posec3d.table import Clip, clip_id
+from posec3d.table import FARTHEST, Clip, clip_id
 from posec3d.track import colours, iou, link, nearness
-from posec3d.video import Decoder, Segment, open_video
+from posec3d.video import Decoder, Segment, VideoError, open_video
 
 T = TypeVar("T")
 
@@ -178,6 +178,11 @@ def extract_poses(
     start_s, end_s = (piece.start_s, piece.end_s) if piece else (0.0, None)
     with open_video(video_uri, start_s=start_s, end_s=end_s, fps=fps, decoder=decoder) as video:
         info = video.info
+        if max(info.height, info.width) > FARTHEST:
+            raise VideoError(
+                f"{video_uri}: frames of {info.width} x {info.height}, and a table has room for {FARTHEST} pixels to a "
+                "side: scale the video down first"
+            )
         for frames in _batches((frame for _, frame in video), (info.height, info.width, 3)):
             at = timed("decode", at)
             if isinstance(detector, Given):

@@ -100,8 +100,10 @@ def write_whole(uri: str, data: bytes) -> None:
             fs.pipe_file(path, data)
         return
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    with whole_file(path) as part:
-        part.write_bytes(data)
+    with whole_file(path) as part, part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())  # before it takes its name: a machine may lose power
 
 
 def read_whole(uri: str) -> bytes | None:

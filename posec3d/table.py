@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 VERSION = 1
 VERSION_KEY = b"posec3d.version"
 UNITS_PER_PIXEL = 4  # coordinates are stored in quarters of a pixel
+FARTHEST = np.iinfo(np.int16).max // UNITS_PER_PIXEL  # pixels to either side that a table has room for
 ROW_GROUP = 64  # clips
 WAITING_BYTES = 2**25  # of rows that wait to be written
 
@@ -249,6 +250,7 @@ def require_table(uri: str) -> list[str]:
 def data_files(uri: str) -> list[str]:
     """Paths of the table's Parquet files, sorted, in the form `open_file` takes; empty if there is no table yet."""
     fs, root = fsspec.url_to_fs(uri)
+    fs.invalidate_cache(root)  # others may have added files since
     with reaching(uri):
         if not fs.exists(root):
             return []

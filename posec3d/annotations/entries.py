@@ -8,12 +8,11 @@ import numpy as np
 from posec3d.annotations.source import SourceError
 from posec3d.compact import FAR
 from posec3d.skeletons import SKELETONS
-from posec3d.table import UNITS_PER_PIXEL, Clip
+from posec3d.table import FARTHEST, Clip
 
 MAX_FRAMES = 200_000
 """Of a clip: almost two hours at 30 a second."""
 MAX_SIDE = MAX_LABELS = 100_000
-_STORED = np.iinfo(np.int16).max // UNITS_PER_PIXEL  # pixels to either side that a table has room for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +113,7 @@ def make_clip(
     with np.errstate(invalid="ignore"):
         height, width = size
         margin = FAR * max(size) - 1
-        low, high = max(-margin, -_STORED), np.minimum([width + margin, height + margin], _STORED)
+        low, high = max(-margin, -FARTHEST), np.minimum([width + margin, height + margin], FARTHEST)
         near = np.all((xy > low) & (xy < high), -1)
     if xyz is not None:
         xyz = np.nan_to_num(xyz[people].astype(np.float32), nan=0, posinf=0, neginf=0)
