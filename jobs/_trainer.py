@@ -97,9 +97,10 @@ class Run:
         """Samples of a step that are this worker's."""
         return self.config.batch * (rank + 1) // world - self.config.batch * rank // world
 
-    def steps(self, world: int) -> int:
-        """Optimizer steps of an epoch."""
-        return self.train.clips * self.config.repeat // world // -(-self.config.batch // world)
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of an epoch, with any number of workers."""
+        return self.train.clips * self.config.repeat // self.config.batch
 
     @property
     def finished(self) -> bool:
@@ -234,7 +235,7 @@ def _train(run: Run) -> None:
     optimizer = training.make_optimizer(model, config.optim)
     dtype = speed.resolve(run.precision, device)
     scaler = training.loss_scaler(dtype, device)
-    done, best = 0, -math.inf
+    done, best, best_by = 0, -math.inf, run.best_by
     if exists(run.file("last.safetensors")):
         last = checkpoints.load(run.file("last.safetensors"))
         model.load_state_dict(last.trained or last.weights)
@@ -243,7 +244,7 @@ def _train(run: Run) -> None:
         checkpoints.unpack_optimizer(optimizer, last.optimizer)
         if last.scaler:
             scaler.load_state_dict(last.scaler)
-        done, best = last.epoch, last.best
+        done, best, best_by = last.epoch, last.best, last.best_by  # a sweep may have chosen by another
     kept = averaged or model
 
     def train(epoch: int) -> Iterable[training.Batch]:
@@ -258,6 +259,7 @@ def _train(run: Run) -> None:
             repeat=config.repeat,
             balanced=config.balanced,
             share=share,
+            batch=config.batch,
             heatmap=config.heatmap if run.render == "worker" and config.clip.maps == "drawn" else None,
         )
 
@@ -277,7 +279,7 @@ def _train(run: Run) -> None:
         body,
         train,
         validate if run.val is not None else None,
-        steps=run.steps(world),
+        steps=run.steps,
         first_epoch=done,
         class_weights=training.weigh_classes(labels, len(run.labels), config.optim.class_weight),
         device=device,
@@ -297,8 +299,8 @@ def _train(run: Run) -> None:
                 if rank == 0:
                     # Without validation the last is the best; an epoch that skipped it never is.
                     score = metrics["epoch"] if run.val is None else -math.inf
-                    if run.best_by in metrics:
-                        score = -metrics[run.best_by] if run.best_by == "val_loss" else metrics[run.best_by]
+                    if best_by in metrics:
+                        score = -metrics[best_by] if best_by == "val_loss" else metrics[best_by]
                     state = Checkpoint(
                         config=config,
                         labels=run.labels,
@@ -309,6 +311,7 @@ def _train(run: Run) -> None:
                         epoch=int(metrics["epoch"]),
                         metrics=metrics,
                         best=max(best, score),
+                        best_by=best_by,
                         scaler=scaler.state_dict(),
                     )
                     writer.write(run, checkpoints.dumps(state), metrics, score > best)

@@ -93,8 +93,8 @@ def run(job: Train) -> dict[str, Any]:
             with _terminal.progress("train", plan.config.epochs, "epochs") as advance, _watch(plan, advance):
                 _trainer.fit(plan)
         rows = _trainer.read_metrics(plan.file("metrics.csv"))
-        validated = [row for row in rows if "val_top1" in row] or rows[-1:]
-        best = max(validated, key=lambda row: row.get("val_top1", 0))
+        chosen = checkpoints.load(plan.file("best.safetensors")).epoch
+        best = next((row for row in rows if row["epoch"] == chosen), rows[-1])
         if "://" not in job.out:
             from posec3d import draw
 
@@ -209,11 +209,10 @@ def prepare(job: Train, look: Callable[..., Seen] = look) -> _trainer.Run:
     splits = job.train_split, job.val_split
     seen = look(job.table, *splits, skeleton=job.skeleton, cache_gb=job.cache_gb, **index_options(config.clip))
     train = seen.train
-    few = [n for n in range(workers[0], workers[1] + 1) if train.clips * config.repeat // n < -(-config.batch // n)]
-    if few:
+    if train.clips * config.repeat < config.batch:
         raise _job.UsageError(
-            f"{train.clips} clips x {config.repeat} repeats do not fill one batch of {config.batch} for {few[0]} "
-            "workers; lower --batch or --workers, or raise --repeat"
+            f"{train.clips} clips x {config.repeat} repeats do not fill one batch of {config.batch}; lower --batch, or "
+            "raise --repeat"
         )
     labels = tuple(seen.labels.get(i, str(i)) for i in range(max(seen.labels) + 1))
     with _job.usage(ValueError):

@@ -40,6 +40,7 @@ def training_batches(
     repeat: int = 1,
     balanced: bool = False,
     share: Share = ALL,
+    batch: int | None = None,
     heatmap: HeatmapConfig | None = None,
 ) -> Iterator[Arrays]:
     """Batches of one worker's share of an epoch: those of `feed.training_batches`, made by Ray's tasks.
@@ -53,6 +54,7 @@ def training_batches(
         repeat: draws of each clip.
         balanced: classes equally often.
         share: which one.
+        batch: as for `training_groups`; `size` is this share's part of it.
         heatmap: draw the volumes in Ray's tasks, and send those: a hundred times the bytes, for consumers that have no
             time to draw. None sends coordinates.
 
@@ -63,7 +65,8 @@ def training_batches(
     if heatmap is not None:
         draw = functools.partial(_drawn, size=config.size, heatmap=heatmap, body=skeleton(chosen.skeleton))
         small = {"piece": VOLUMES, "size": 4 * VOLUMES}  # a task of as many volumes as of coordinates would be 5 GB
-    groups = training_groups(chosen, seed=seed, epoch=epoch, repeat=repeat, balanced=balanced, share=share, **small)
+    plan: dict[str, Any] = {"repeat": repeat, "balanced": balanced, "share": share, "batch": batch, **small}
+    groups = training_groups(chosen, seed=seed, epoch=epoch, **plan)
 
     def sample(group: Group) -> Iterator[Arrays]:
         samples = feed.training_samples(group, light, config, seed=seed, epoch=epoch)

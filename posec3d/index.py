@@ -19,6 +19,9 @@ PIECE = 16
 GROUP = 2048
 """Samples of a group, about: a table sorted by class still gives mixed batches, and a group of two people is 40 MB."""
 
+CROWD = 10
+"""People of the most crowded clip, from which on groups are smaller; extraction keeps so many."""
+
 
 def group_options(config: ClipConfig) -> dict[str, int]:
     """Arguments of `training_groups` for these clips: pictures and volumes of a sample are 0.1 to 3 MB, not 20 KB."""
@@ -223,8 +226,9 @@ def training_groups(
     share: Share = ALL,
     piece: int | None = None,
     size: int | None = None,
+    batch: int | None = None,
 ) -> list[Group]:
-    """Plan a share of an epoch: clips * repeat // world samples, the same number in every share.
+    """Plan a share of an epoch: clips * repeat // world samples, the same number in every share, or as `batch` says.
 
     Args:
         chosen: the clips.
@@ -236,13 +240,16 @@ def training_groups(
         share: which one; together they are the epoch, but for a remainder.
         piece: samples of a piece; by default `PIECE`.
         size: samples of a group; by default `GROUP`.
+        batch: samples of a step of all shares together: of the epoch's whole steps share r takes batch * (r + 1) //
+            world - batch * r // world samples each, also where that is not the same number for all.
 
     Raises:
         ValueError: there is no clip.
     """
     if not chosen.clips:
         raise ValueError("no clip to train on: the split has none with a label and people in this table")
-    piece, size = piece or PIECE, size or GROUP
+    piece = piece or PIECE
+    size = size or max(piece, GROUP * CROWD // max(CROWD, chosen.persons))  # all are padded to the most crowded clip
     rng = np.random.default_rng([seed, epoch])
     times = np.full(chosen.clips, repeat)
     if balanced:
@@ -258,8 +265,12 @@ def training_groups(
         for start in range(0, len(rows), piece):
             pieces.append(whole[order[start : start + piece]])
     pieces = [pieces[i] for i in rng.permutation(len(pieces))]
-    each = int(times.sum()) // share.world
-    return _groups(_slice(pieces, share.rank * each, (share.rank + 1) * each), size)
+    total, ends = int(times.sum()), (share.rank, share.rank + 1)
+    if batch:
+        first, last = (total // batch * (batch * end // share.world) for end in ends)
+    else:
+        first, last = (total // share.world * end for end in ends)
+    return _groups(_slice(pieces, first, last), size)
 
 
 def _balanced(labels: np.ndarray, total: int, rng: np.random.Generator) -> np.ndarray:

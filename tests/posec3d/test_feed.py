@@ -97,6 +97,24 @@ def test_the_shares_of_an_epoch_are_equal_and_disjoint(sorted_table, world):
     assert set(everything) <= set(entries(training_groups(chosen, seed=0, epoch=0, repeat=3)))
 
 
+@pytest.mark.parametrize(("world", "batch"), [(1, 16), (3, 16), (5, 16), (7, 8)])
+def test_every_worker_has_its_part_of_every_step_of_an_epoch(sorted_table, world, batch):
+    plan = {"seed": 0, "epoch": 0, "repeat": 3, "batch": batch}
+    shares = [entries(training_groups(index(sorted_table), share=Share(rank, world), **plan)) for rank in range(world)]
+    steps = 160 * 3 // batch
+    assert [len(share) % steps for share in shares] == [0] * world
+    assert sum(len(share) // steps for share in shares) == batch
+    everything = [entry for share in shares for entry in share]
+    assert len(set(everything)) == len(everything) == steps * batch
+
+
+@pytest.mark.parametrize(("persons", "largest"), [(1, GROUP), (10, GROUP), (40, GROUP // 4)])
+def test_groups_of_crowded_tables_are_smaller(sorted_table, persons, largest):
+    chosen = dataclasses.replace(index(sorted_table), persons=persons)
+    groups = training_groups(chosen, seed=0, epoch=0, repeat=40)
+    assert largest - 16 <= max(sum(len(piece.rows) for piece in group.pieces) for group in groups) <= largest + 16
+
+
 def test_an_epoch_draws_every_clip_as_often_as_told_each_time_anew(sorted_table):
     drawn = entries(training_groups(index(sorted_table), seed=0, epoch=0, repeat=3))
     assert len(drawn) == len(set(drawn)) == 160 * 3
