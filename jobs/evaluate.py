@@ -78,7 +78,9 @@ def run(job: Evaluate) -> dict[str, Any]:
     _job.require_splits(job.table, found, job.split, job.weights_split)
     _require_clips(job, found)
     for uri in job.runs:
-        _tell_learnt(job, uri)
+        _tell_learnt(job, uri, job.split, "this is no test of it")
+        if job.weights_split is not None:
+            _tell_learnt(job, uri, job.weights_split, "weights chosen on them favour what overfits")
 
     indices = {
         split: [_index(job, model, split) for model in models]
@@ -155,17 +157,17 @@ def _require_clips(job: Evaluate, found: dict[str, Any]) -> None:
         )
 
 
-def _tell_learnt(job: Evaluate, uri: str) -> None:
-    """Say so if a run is tested on clips that it learnt from."""
+def _tell_learnt(job: Evaluate, uri: str, asked: str | None, consequence: str) -> None:
+    """Say so if a run has learnt from clips of the split that is asked for."""
     learnt = _trained(uri)
     if learnt.get("table") == job.table:
         sides = [
-            [tables.in_split(row["splits"] or (), split) for split in (job.split, learnt["train_split"])]
+            [tables.in_split(row["splits"] or (), split) for split in (asked, learnt["train_split"])]
             for row in _small(job.table)
         ]
         if seen := sum(all(both) for both in sides):
             tested = sum(one for one, _ in sides)
-            log.warning("%s has learnt from %d of the %d clips: this is no test of it", uri, seen, tested)
+            log.warning("%s has learnt from %d of the %d clips: %s", uri, seen, tested, consequence)
 
 
 def _small(table: str) -> Iterator[dict[str, Any]]:

@@ -387,12 +387,13 @@ def _report(job: Tune, space: _space.Space, ledger: Ledger) -> dict[str, Any]:
     value = best.value(job.metric, job.mode)
     if value is None:
         raise ValueError(f"no trial got through an epoch; the first failed with: {best.error}")
-    for name in ("best.safetensors", "last.safetensors", "config.json", "metrics.csv"):
-        content = read_whole(ledger.file(best.name, name))
-        if content is not None:
-            write_whole(f"{job.out}/best/{name}", content)
-        else:  # a trial stopped in its first epoch has no last.safetensors; that of the best before is not its own
-            remove(f"{job.out}/best/{name}")
+    with _job.lock(f"{job.out}/best"):  # jobs.train may go on with the one before
+        for name in ("best.safetensors", "last.safetensors", "config.json", "metrics.csv", "final.json"):
+            content = read_whole(ledger.file(best.name, name))
+            if content is not None:
+                write_whole(f"{job.out}/best/{name}", content)
+            else:  # what the best one before left is not this one's
+                remove(f"{job.out}/best/{name}")
     counts = {kind: sum(trial.status == kind for trial in ranked) for kind in ("finished", "stopped", "failed")}
     return {
         "path": job.out,

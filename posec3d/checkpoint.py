@@ -43,7 +43,9 @@ class Checkpoint:
     metrics: dict[str, float] = field(default_factory=dict)
     """Of the last finished epoch."""
     best: float = -math.inf
-    """Of the best epoch so far: its validation top-1, or whatever metric chooses, negative where less is better."""
+    """Of the best epoch so far: what `best_by` says, negative where less is better."""
+    best_by: str = "val_top1"
+    """The metric that chooses."""
     scaler: dict[str, float] = field(default_factory=dict)
     """State of the loss's scale in float16; empty in other precisions."""
     trained: dict[str, Tensor] = field(default_factory=dict)
@@ -235,6 +237,7 @@ def dumps(checkpoint: Checkpoint) -> bytes:
         "epoch": checkpoint.epoch,
         "metrics": checkpoint.metrics,
         "best": checkpoint.best if math.isfinite(checkpoint.best) else None,  # JSON knows no infinity
+        "best_by": checkpoint.best_by,
         "scaler": checkpoint.scaler,
     }
     return safetensors.torch.save(
@@ -304,6 +307,7 @@ def loads(data: bytes, source: str) -> Checkpoint:
         epoch=meta["epoch"],
         metrics=meta["metrics"],
         best=-math.inf if meta["best"] is None else meta["best"],
+        best_by=meta.get("best_by", "val_top1"),
         scaler=meta.get("scaler", {}),
     )
 

@@ -15,6 +15,7 @@ from ray import tune as ray_tune
 
 from jobs import _job, _space, tune
 from posec3d import actors, load
+from posec3d import checkpoint as checkpoints
 from posec3d.config import PRESETS
 from posec3d.index import index
 from posec3d.table import Clip, write_table
@@ -289,6 +290,7 @@ def test_a_killed_sweep_goes_on_and_trains_nothing_twice(table, tmp_path):
         assert (len(epochs) == 4) == (row["status"] == "finished")
         assert int(row["epochs"]) == len(epochs)
     assert load(out / "best").labels == actors.ACTIONS[:2]
+    assert checkpoints.load(str(out / "best")).best_by == "val_loss"  # for jobs.train, which may go on with it
     summary = json.loads((out / "summary.json").read_text())
     assert summary["trials"] == 6 == summary["finished"] + summary["stopped"] + summary["failed"]
     assert rows[0]["status"] != "failed" and "<svg" in (out / "report.html").read_text()

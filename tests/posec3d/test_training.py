@@ -257,8 +257,9 @@ def test_a_checkpoint_before_any_validation_is_valid_json(tmp_path):
     state = Checkpoint(TINY, ("up", "down"), "coco17", {"x": torch.zeros(1)})
     checkpoints.save(state, path)
     assert metadata(path)["best"] is None and checkpoints.load(path).best == -np.inf
-    checkpoints.save(dataclasses.replace(state, best=-0.5), path)
+    checkpoints.save(dataclasses.replace(state, best=-0.5, best_by="val_loss"), path)
     assert metadata(path)["best"] == checkpoints.load(path).best == -0.5
+    assert checkpoints.load(path).best_by == "val_loss"
     old = {**metadata(path), "best": -np.inf}
     old.pop("scaler")
     safetensors.torch.save_file({"model.x": torch.zeros(1)}, path, {"posec3d": json.dumps(old)})
