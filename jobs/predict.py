@@ -83,8 +83,8 @@ def run(job: Predict) -> dict[str, Any]:
     """Predict what is missing; a video that fails is reported, and the others go on."""
     how = _how(job)
     job = _job.absolute(job, "runs", "videos", "table", "out")
-    videos = _videos(job)
     models, known = _job.models(job.runs)
+    videos = _videos(job)
     if any(one.config.clip.maps == "stored" for one in known):
         raise _job.UsageError(
             "a run looks at the pose network's own heatmaps (clip.maps stored), which are read for tests alone: take "

@@ -138,7 +138,7 @@ def test_results_on_two_tables_lie_in_two_folders(tmp_path):
 @pytest.mark.parametrize("file", ["", "/best.safetensors", "/epochs/0001.safetensors"])
 def test_a_test_on_clips_that_were_learnt_is_said_to_be_none(run, table, caplog, split, learnt, file):
     caplog.clear()
-    evaluate._tell_learnt(evaluate.Evaluate(runs=(run + file,), table=table, split=split), run + file)
+    evaluate._tell_learnt(evaluate.Evaluate(runs=(run + file,), table=table), run + file, split, "so what")
     assert [record.args[1] for record in caplog.records] == [learnt] * bool(learnt)
 
 
