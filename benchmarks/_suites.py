@@ -333,7 +333,7 @@ def _jhmdb14() -> list[Run]:
         fields,
         28,
         start=("penn-action/{}-s0", "Penn Action"),
-        longer=10,
+        longer=8,
         flip=True,
     )
 
