@@ -278,12 +278,12 @@ def read_results(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
             result = json.loads(path.read_text())
             if result["run"] == json.loads(json.dumps(run.declared())):
                 found[name] = result
-    # Nor is a test of models that have been trained anew since, by another recipe.
+    # Nor is a test of models of another recipe.
     return {
         name: result
         for name, result in found.items()
         if all(
-            model not in found or found[model]["configs"][0] == config
+            model in found and found[model]["configs"][0] == config
             for model, config in zip(RUNS[name].models, result["configs"], strict=False)
         )
     }

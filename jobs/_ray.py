@@ -136,7 +136,7 @@ def require(workers: int, what: str, *, cpus: int = 1, gpus: float = 0) -> None:
             message = (
                 f"{workers} {what} and the tasks that feed them need {needed:g} {kind}s, Ray has {have.get(kind, 0):g}"
             )
-            if "RAY_ADDRESS" not in os.environ:
+            if not os.environ.get("RAY_ADDRESS"):
                 raise UsageError(message)
             if by_hand(_internal_kv_get("__autoscaling_status")):
                 raise UsageError(f"{message}; this cluster was started by hand: start machines that have them first")
@@ -149,7 +149,7 @@ def room(workers: tuple[int, int], runs: int = 1) -> tuple[int, int]:
     Ray gives elastic workers all the CPUs there are, and training would then wait for ever for what nobody renders.
     """
     least, most = workers
-    if "RAY_ADDRESS" in os.environ and not by_hand(_internal_kv_get("__autoscaling_status")):
+    if os.environ.get("RAY_ADDRESS") and not by_hand(_internal_kv_get("__autoscaling_status")):
         return workers  # it may grow
     fit = max(least, int(ray.cluster_resources().get("CPU", 0) - 1) // runs)
     if fit < most:

@@ -244,7 +244,7 @@ def _train(run: Run) -> None:
         checkpoints.unpack_optimizer(optimizer, last.optimizer)
         if last.scaler:
             scaler.load_state_dict(last.scaler)
-        done, best, best_by = last.epoch, last.best, last.best_by  # a sweep may have chosen by another
+        done, best, best_by = last.epoch, last.best, last.best_by or best_by  # a sweep may have chosen by another
     kept = averaged or model
 
     def train(epoch: int) -> Iterable[training.Batch]:
@@ -259,7 +259,7 @@ def _train(run: Run) -> None:
             repeat=config.repeat,
             balanced=config.balanced,
             share=share,
-            batch=config.batch,
+            batch=config.batch if world > 1 else None,
             heatmap=config.heatmap if run.render == "worker" and config.clip.maps == "drawn" else None,
         )
 

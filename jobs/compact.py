@@ -33,7 +33,7 @@ class Compact:
     out: str | None = None
     """New table for the rows of all of them; without it they are only checked."""
     rows_per_file: int = 512
-    """Rows of each file of the new table."""
+    """Rows of each file of the new table, or 256 MB of them."""
 
     @property
     def resumes(self) -> bool:

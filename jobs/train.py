@@ -202,6 +202,11 @@ def prepare(job: Train, look: Callable[..., Seen] = look) -> _trainer.Run:
     _job.require_least(job, val_every=1, final_clips=0, keep=0)
     if packages := _track.missing(job.track):
         raise _job.UsageError(f"--track needs packages that are not installed: pip install {' '.join(packages)}")
+    if config.balanced and config.optim.class_weight:
+        raise _job.UsageError(
+            "--balanced draws every class equally often, and --optim.class-weight would count rare ones twice: take "
+            "one of the two"
+        )
     if job.precision == "float16" and not job.use_gpu:
         raise _job.UsageError("--precision float16 is for --use-gpu; on CPUs take auto, bfloat16 or float32")
     if (config.clip.space != "volume" or config.clip.rgb_length) and job.render == "worker":

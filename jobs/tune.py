@@ -374,7 +374,15 @@ def _report(job: Tune, space: _space.Space, ledger: Ledger) -> dict[str, Any]:
         best_epoch = trial.best_epoch(job.metric, job.mode)
         writer.writerow([rank, trial.name, trial.status, value, best_epoch, len(trial.rows), *values, trial.error])
         table.add_row(
-            *(str(rank), trial.name, trial.status, said, f"{len(trial.rows)}/{trial.epochs}", *values, trial.error[:60])
+            *(
+                str(rank),
+                trial.name,
+                trial.status,
+                said,
+                f"{len(trial.rows)}/{trial.epochs}",
+                *values,
+                _terminal.redacted(trial.error)[:60],
+            )
         )
     _terminal.show(table)
     write_whole(f"{job.out}/trials.csv", text.getvalue().encode())
@@ -388,6 +396,12 @@ def _report(job: Tune, space: _space.Space, ledger: Ledger) -> dict[str, Any]:
     if value is None:
         raise ValueError(f"no trial got through an epoch; the first failed with: {best.error}")
     with _job.lock(f"{job.out}/best"):  # jobs.train may go on with the one before
+        kept = [
+            read_whole(file)
+            for file in (f"{job.out}/best/last.safetensors", ledger.file(best.name, "last.safetensors"))
+        ]
+        if kept[0] != kept[1]:
+            remove(f"{job.out}/best/_state/tracked")  # another run for MLflow and W&B
         for name in ("best.safetensors", "last.safetensors", "config.json", "metrics.csv", "final.json"):
             content = read_whole(ledger.file(best.name, name))
             if content is not None:

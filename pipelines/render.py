@@ -43,7 +43,7 @@ def training_batches(
     batch: int | None = None,
     heatmap: HeatmapConfig | None = None,
 ) -> Iterator[Arrays]:
-    """Batches of one worker's share of an epoch: those of `feed.training_batches`, made by Ray's tasks.
+    """Batches of one worker's share of an epoch, by Ray's tasks: without `batch` those of `feed.training_batches`.
 
     Args:
         chosen: the clips.

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from posec3d import table as tables
-from posec3d.storage import remove, write_whole
+from posec3d.storage import read_whole, remove, write_whole
 
 Put = Callable[[pa.Table, str, str], None]
 """Appends results to a folder, in files of a name."""
@@ -117,10 +117,10 @@ def recover(folder: str, schema: pa.Schema, put: Put, pending: str) -> int:
         return 0
     parts = []
     for path in files:
-        fs, name = fsspec.url_to_fs(path)
+        data = read_whole(path) or b""
         try:
-            parts.append(pq.ParquetFile(fs.open(name, "rb")).read().cast(schema))
-        except (ValueError, pa.ArrowException) as error:
+            parts.append(pq.ParquetFile(pa.BufferReader(data)).read().cast(schema))
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise ValueError(f"{path}: damaged ({error}); remove it: its clips are done again") from error
     results = pa.concat_tables(parts)
     for ids in clip_ids(folder):

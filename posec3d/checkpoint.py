@@ -44,8 +44,8 @@ class Checkpoint:
     """Of the last finished epoch."""
     best: float = -math.inf
     """Of the best epoch so far: what `best_by` says, negative where less is better."""
-    best_by: str = "val_top1"
-    """The metric that chooses."""
+    best_by: str = ""
+    """The metric that chooses; empty where none does."""
     scaler: dict[str, float] = field(default_factory=dict)
     """State of the loss's scale in float16; empty in other precisions."""
     trained: dict[str, Tensor] = field(default_factory=dict)
@@ -307,7 +307,7 @@ def loads(data: bytes, source: str) -> Checkpoint:
         epoch=meta["epoch"],
         metrics=meta["metrics"],
         best=-math.inf if meta["best"] is None else meta["best"],
-        best_by=meta.get("best_by", "val_top1"),
+        best_by=meta.get("best_by", ""),
         scaler=meta.get("scaler", {}),
     )
 

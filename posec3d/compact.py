@@ -426,7 +426,8 @@ def merge(
         found: the tables, from `find`.
         checked: what `check` made of them.
         out: URI of the table to write, none of those that are read.
-        rows_per_file: rows of each file but the last; a table whose schema carries notes of its own ends a file.
+        rows_per_file: rows of each file but the last; `HELD_BYTES`, or a table whose schema carries notes of its own,
+            end a file before.
         on_progress: called with the number of rows of `found` that are dealt with.
 
     Raises:

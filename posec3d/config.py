@@ -146,11 +146,6 @@ class TrainConfig:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
         if self.seed < 0:
             raise ValueError(f"seed must be >= 0, got {self.seed}")
-        if self.balanced and self.optim.class_weight:
-            raise ValueError(
-                f"balanced draws every class equally often: optim.class_weight {self.optim.class_weight} would count "
-                "the rare ones twice; take one of the two"
-            )
         if self.clip.maps == "stored" and self.heatmap.kind != "joint":
             raise ValueError(f"stored maps are of joints: heatmap.kind {self.heatmap.kind} needs clip.maps drawn")
 

@@ -20,7 +20,7 @@ GROUP = 2048
 """Samples of a group, about: a table sorted by class still gives mixed batches, and a group of two people is 40 MB."""
 
 CROWD = 10
-"""People of the most crowded clip, from which on groups are smaller; extraction keeps so many."""
+"""People of a sample, from which on groups are smaller; extraction keeps so many."""
 
 
 def group_options(config: ClipConfig) -> dict[str, int]:
@@ -28,7 +28,7 @@ def group_options(config: ClipConfig) -> dict[str, int]:
     if config.maps == "stored":
         return {"piece": 8, "size": 32}
     if not config.rgb_length:
-        return {}
+        return {"persons": config.persons} if config.persons else {}
     sample = config.rgb_length * (RGB_SCALE * config.size) ** 2 * 3
     return {"piece": 4, "size": min(128, max(32, 2**25 // sample))}
 
@@ -207,7 +207,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Share:
-    """One of `world` equal shares of an epoch."""
+    """One of `world` shares of an epoch."""
 
     rank: int = 0
     world: int = 1
@@ -226,6 +226,7 @@ def training_groups(
     share: Share = ALL,
     piece: int | None = None,
     size: int | None = None,
+    persons: int | None = None,
     batch: int | None = None,
 ) -> list[Group]:
     """Plan a share of an epoch: clips * repeat // world samples, the same number in every share, or as `batch` says.
@@ -239,7 +240,8 @@ def training_groups(
             epoch to epoch.
         share: which one; together they are the epoch, but for a remainder.
         piece: samples of a piece; by default `PIECE`.
-        size: samples of a group; by default `GROUP`.
+        size: samples of a group; by default `GROUP`, or less in a `CROWD`.
+        persons: people of a sample; by default those of the most crowded clip, to which all are padded.
         batch: samples of a step of all shares together: of the epoch's whole steps share r takes batch * (r + 1) //
             world - batch * r // world samples each, also where that is not the same number for all.
 
@@ -249,7 +251,7 @@ def training_groups(
     if not chosen.clips:
         raise ValueError("no clip to train on: the split has none with a label and people in this table")
     piece = piece or PIECE
-    size = size or max(piece, GROUP * CROWD // max(CROWD, chosen.persons))  # all are padded to the most crowded clip
+    size = size or max(piece, GROUP * CROWD // max(CROWD, persons or chosen.persons))
     rng = np.random.default_rng([seed, epoch])
     times = np.full(chosen.clips, repeat)
     if balanced:

@@ -178,10 +178,10 @@ def extract_poses(
     start_s, end_s = (piece.start_s, piece.end_s) if piece else (0.0, None)
     with open_video(video_uri, start_s=start_s, end_s=end_s, fps=fps, decoder=decoder) as video:
         info = video.info
-        if max(info.height, info.width) > FARTHEST:
+        if max(info.height, info.width) > FARTHEST + 1:
             raise VideoError(
-                f"{video_uri}: frames of {info.width} x {info.height}, and a table has room for {FARTHEST} pixels to a "
-                "side: scale the video down first"
+                f"{video_uri}: frames of {info.width} x {info.height}, and a table has room for {FARTHEST + 1} pixels "
+                "to a side: scale the video down first"
             )
         for frames in _batches((frame for _, frame in video), (info.height, info.width, 3)):
             at = timed("decode", at)

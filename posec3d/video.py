@@ -126,10 +126,10 @@ class Video:
             raise ValueError(f"{self.uri}: decoder must be one of {', '.join(get_args(Decoder))}, got {decoder}")
         self._taken = False
         self._open()
-        own = self._rate
+        own = float(self._stream.average_rate or 0)  # not what was seen of its beginning: it may vary
         self._fps = fps if fps and not 0 < own <= fps * _SAME_RATE else None
         height, width = self._size[::-1] if not self._orientation[0] else self._size
-        self.info = VideoInfo(height, width, self._fps or own)
+        self.info = VideoInfo(height, width, self._fps or self._rate)
 
     def __enter__(self) -> Self:
         return self
@@ -185,7 +185,7 @@ class Video:
             self._format = self._container.format.name
             self._tick_s = float(self._stream.time_base or 1)
             self._rate = float(self._stream.average_rate or 0)
-            self._step = max(1, round(1 / (self._rate or 25) / self._tick_s))  # 25: where there are no times either
+            self._step = max(1, round(1 / (self._rate or 25) / self._tick_s))  # 25: where the file does not say it
             self._num_decoded = self._num_repeated = self._num_bad = 0
             self._opening: list[av.Packet] = []
             self._opened = self._has_times = self._exact = False

@@ -154,20 +154,20 @@ def test_the_page_shows_what_the_files_hold_and_says_what_is_missing(tmp_path):
     wrong = {
         "utd-mhad/joint-s0": range(10), "utd-mhad/joint-s1": range(14), "utd-mhad/stgcn++-s0": range(5, 25),
         "sbu/joint-fold1-s0": range(3), "penn-action/joint-s0": range(4), "occlusion/joint-s0-guess": range(6),
-        "rgb/rgb-s0": range(40), "rgb/both-s0": range(5), "losses/one-s0": range(9), "losses/one-s1": range(9),
-        "heatmaps/stored-Lightning-s0": range(30),
+        "robustness/limb-s0-drop1": range(50), "rgb/rgb-s0": range(40), "rgb/both-s0": range(5),
+        "losses/one-s0": range(9), "losses/one-s1": range(9), "heatmaps/stored-Lightning-s0": range(30),
     }  # fmt: skip
     for name, clips in wrong.items():
         write(tmp_path, RUNS[name], made_up(RUNS[name], clips))
     limb = RUNS["utd-mhad/limb-s0"]
     write(tmp_path, limb, made_up(limb, ()) | {"run": {**limb.declared(), "fields": {}}})  # of another recipe
     for run in SUITES["robustness"]:
-        if "joint" in run.name:
+        if "/joint" in run.name:
             write(tmp_path, run, made_up(run, range(int(20 * run.perturb[1]))))
 
     results = accuracy.read_results(tmp_path)
-    assert set(results) >= wrong.keys()
-    assert limb.name not in results
+    assert set(results) >= wrong.keys() - {"robustness/limb-s0-drop1"}
+    assert not {limb.name, "robustness/limb-s0-drop1"} & results.keys()  # nor a test of its model
     # Of the best line, whose worst class is taken for the other; c0 is its first clip.
     points = np.random.default_rng(0).uniform(20, 220, (1, 30, 20, 2)).astype(np.float32)
     drawn = tables.Clip("c0", 30, 240, 320, points, np.ones((1, 30, 20), np.float32), skeleton="utd20")
@@ -295,7 +295,7 @@ def test_a_run_in_this_process_is_that_of_the_jobs(ray_local, tmp_path):
         clips.append(tables.Clip(f"c{i}", 8, 240, 320, truth.keypoints, scores, **names))
     table = str(tmp_path / "table")
     tables.write_table(clips, table, rows_per_file=7)
-    tiny = {"clip.length": 4, "clip.size": 12, "clip.test_size": 12, "epochs": 2, "repeat": 4, "batch": 8}
+    tiny = {"clip.length": 4, "clip.size": 12, "clip.test_size": 12, "epochs": 2, "repeat": 4, "batch": 12}
     # Not AdamW, whose first steps are as long for a gradient of rounding errors as for any other; threads round apart.
     fields = {**tiny, "optim.ema": 0.9, "optim.name": "sgd", "optim.lr": 0.01}
     config = accuracy.configured(PRESETS["demo"][1], fields)

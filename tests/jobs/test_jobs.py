@@ -15,7 +15,7 @@ from jobs import _job, _ray, evaluate, predict, stats, train
 from posec3d import actors, load
 from posec3d.checkpoint import Checkpoint, build_model, save
 from posec3d.checkpoint import load as load_checkpoint
-from posec3d.config import PRESETS, ModelConfig
+from posec3d.config import PRESETS, ModelConfig, OptimConfig
 from posec3d.frames import Frames, to_row, write_frames
 from posec3d.table import Clip, write_table
 from posec3d.video import open_video, write_video
@@ -183,6 +183,10 @@ def test_prediction_names_draws_and_survives_a_bad_video(run, movenet, tmp_path)
         ({"config": dataclasses.replace(CONFIG, model=ModelConfig(name="nope"))}, "unknown model 'nope'"),
         ({"init": ("/nowhere",)}, "no checkpoint at /nowhere"),
         ({"skeleton": "penn14"}, "unknown skeleton 'penn14'"),
+        (
+            {"config": dataclasses.replace(CONFIG, balanced=True, optim=OptimConfig(class_weight=0.5))},
+            "take one of the two",
+        ),
         ({"precision": "float16"}, "--precision float16 is for --use-gpu"),
         ({"config": GRAPH, "render": "worker"}, r"draws volumes, and stgcn\+\+ takes none"),
         (

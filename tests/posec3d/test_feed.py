@@ -111,6 +111,7 @@ def test_every_worker_has_its_part_of_every_step_of_an_epoch(sorted_table, world
 @pytest.mark.parametrize(("persons", "largest"), [(1, GROUP), (10, GROUP), (40, GROUP // 4)])
 def test_groups_of_crowded_tables_are_smaller(sorted_table, persons, largest):
     chosen = dataclasses.replace(index(sorted_table), persons=persons)
+    assert len(training_groups(chosen, seed=0, epoch=0, repeat=40, persons=2)) == 160 * 40 // GROUP + 1
     groups = training_groups(chosen, seed=0, epoch=0, repeat=40)
     assert largest - 16 <= max(sum(len(piece.rows) for piece in group.pieces) for group in groups) <= largest + 16
 

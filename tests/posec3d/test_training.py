@@ -172,11 +172,6 @@ def test_drops_of_the_learning_rate_by_hand():
     assert rates == pytest.approx([1] * 6 + [0.1] * 2 + [0.01] * 2)
 
 
-def test_balanced_epochs_leave_no_room_for_class_weights():
-    with pytest.raises(ValueError, match="take one of the two"):
-        TrainConfig(balanced=True, optim=OptimConfig(class_weight=0.5))
-
-
 def test_class_weights_by_hand():
     labels = np.repeat([0, 1, 3], [6, 3, 1])
     np.testing.assert_allclose(training.weigh_classes(labels, 4, 0), 1)

@@ -590,6 +590,8 @@ def test_a_webm_that_does_not_say_its_rate_has_that_of_its_times(tmp_path):
     with open_video(tmp_path / "a.webm") as video:
         assert video.info.fps == pytest.approx(1000 / 33, rel=0.01)
         assert [round(1000 * time) for time, _ in video] == moments
+    with open_video(tmp_path / "a.webm", fps=40) as video:  # its beginning does not tell that none of it is as fast
+        assert video.info.fps == 40
     with open_video(tmp_path / "a.webm", start_s=2, end_s=3) as video:
         assert [round(1000 * time) for time, _ in video] == [moment for moment in moments if 2000 <= moment < 3000]
 
