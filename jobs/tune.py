@@ -32,6 +32,7 @@ from jobs import _job, _ray, _space, _terminal, _trainer
 from jobs import train as train_job
 from posec3d import sweep as sweeps
 from posec3d.config import PRESETS
+from posec3d.index import index_options
 from posec3d.storage import exists, read_whole, remove, write_whole
 from posec3d.sweep import Trial
 
@@ -165,6 +166,9 @@ def _same_sweep(job: Tune, space: _space.Space) -> None:
     """
     now = {name: getattr(job, name) for name in DECIDES} | {"config": dataclasses.asdict(job.config)}
     now["space"] = {key: _space.describe(domain) for key, domain in space.items()}
+    options = {"skeleton": job.skeleton, "cache_gb": job.cache_gb, **index_options(job.config.clip)}
+    seen = train_job.look(job.table, job.train_split, job.val_split, **options)
+    now |= {"labels": seen.labels, "clips": [seen.train.clips, seen.val.clips if seen.val else 0]}
     begun = exists(f"{job.out}/trials/0000/trial.json")  # before that there is nothing another sweep could spoil
     if exists(f"{job.out}/config.json"):
         raise _job.UsageError(f"{job.out} holds a run of jobs.train; give another --out")

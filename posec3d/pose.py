@@ -27,6 +27,8 @@ MAX_NEARNESS = 0.7
 BATCH_FRAMES = 16
 BATCH_BYTES = 2**28
 """At most so many frames, and so many bytes of them, are held at a time: 10 frames in 4K."""
+MOST_CROPS = 256
+"""And so many people cut out of them: a crowd is estimated part by part."""
 
 
 @dataclass(frozen=True)
@@ -290,15 +292,21 @@ def estimate(
     """
     crop, counts = estimator.crop, [len(b) for b in boxes]
     where = regions(np.concatenate(boxes), crop)
-    crops = np.empty((len(where), crop.height, crop.width, 3), np.uint8)
-    for i, (owner, region) in enumerate(zip(np.repeat(np.arange(len(frames)), counts), where, strict=True)):
-        crops[i] = cut(frames[owner], region, crop)
+    owners = np.repeat(np.arange(len(frames)), counts)
     maps: list[bytes] = []
-    if keep_heatmaps:
-        keypoints, heatmaps = estimator.heatmaps(crops)  # type: ignore[attr-defined]
-        maps = [pack(heatmap) for heatmap in heatmaps]
-    else:
-        keypoints = estimator.estimate(crops)
+    parts = []
+    for first in range(0, max(len(where), 1), MOST_CROPS):
+        people = list(zip(owners[first : first + MOST_CROPS], where[first : first + MOST_CROPS], strict=True))
+        crops = np.empty((len(people), crop.height, crop.width, 3), np.uint8)
+        for i, (owner, region) in enumerate(people):
+            crops[i] = cut(frames[owner], region, crop)
+        if keep_heatmaps:
+            found, heatmaps = estimator.heatmaps(crops)  # type: ignore[attr-defined]
+            maps += [pack(heatmap) for heatmap in heatmaps]
+        else:
+            found = estimator.estimate(crops)
+        parts.append(found)
+    keypoints = np.concatenate(parts)
     scale = where[:, 2:] / (crop.width, crop.height)
     keypoints[..., :2] = keypoints[..., :2] * scale[:, None] + where[:, None, :2]
     ends = np.cumsum(counts)

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -196,6 +197,16 @@ def test_a_folder_with_another_sweep_is_refused(table, tmp_path):
         tune._same_sweep(first, {"optim.lr": ray_tune.uniform(0.1, 0.2)})
     with pytest.raises(_job.UsageError, match="holds another sweep"):
         tune._same_sweep(dataclasses.replace(first, metric="val_loss"), space)
+    # Trials of a table that has grown would be ranked among those that knew less.
+    grown = dataclasses.replace(first, table=str(tmp_path / "table"), out=str(tmp_path / "of_grown"))
+    shutil.copytree(table, grown.table)
+    tune._same_sweep(grown, space)
+    tune.Ledger(grown, space, 2).begin("0000")
+    points = np.ones((1, 8, 17, 2))
+    more = {"label": 0, "label_name": actors.ACTIONS[0], "splits": ("train",)}
+    write_table([Clip("more", 8, 240, 320, points, points[..., 0], **more)], grown.table)
+    with pytest.raises(_job.UsageError, match=r"holds another sweep \(clips"):
+        tune._same_sweep(grown, space)
 
 
 def test_optuna_learns_where_the_good_values_are():

@@ -73,6 +73,7 @@ def test_one_actor_is_one_track_through_all_frames(poses):
 
 def test_the_size_of_batches_does_not_matter(poses, video, tools, monkeypatch):
     monkeypatch.setattr(pose, "BATCH_FRAMES", 4)
+    monkeypatch.setattr(pose, "MOST_CROPS", 3)
     by_four = extract_poses(video, *tools).clip
     np.testing.assert_allclose(by_four.keypoints, poses.keypoints, atol=1e-3)
     np.testing.assert_allclose(by_four.boxes, poses.boxes, atol=1e-3)
@@ -131,6 +132,12 @@ def test_a_broken_video_is_a_video_error(tools, tmp_path):
     (tmp_path / "text.mp4").write_text("not a video\n" * 50)
     with pytest.raises(VideoError, match=r"text\.mp4"):
         extract_poses(str(tmp_path / "text.mp4"), *tools)
+
+
+def test_frames_that_a_table_has_no_room_for_are_refused(video, tools, monkeypatch):
+    monkeypatch.setattr("posec3d.pose.FARTHEST", 100)
+    with pytest.raises(VideoError, match="a table has room for 101 pixels to a side"):
+        extract_poses(str(video), *tools)
 
 
 def test_a_clip_carries_video_and_models(video, poses):
