@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 from posec3d.config import TrainConfig
-from posec3d.storage import exists, read_whole, write_whole
+from posec3d.storage import read_whole, write_whole
 
 log = logging.getLogger("posec3d")
 
@@ -108,10 +108,12 @@ def _mlflow(out: str, config: TrainConfig) -> Iterator[_Log]:
 
 def _identity(out: str) -> str:
     """Of a run, kept in its folder: the same after an interruption, another in a folder that was begun anew."""
-    kept = f"{out}/_state/tracked"
-    if not exists(kept):
-        write_whole(kept, secrets.token_hex(8).encode())
-    return (read_whole(kept) or b"").decode()
+    uri = f"{out}/_state/tracked"
+    known = read_whole(uri)
+    if known is None:
+        known = secrets.token_hex(8).encode()
+        write_whole(uri, known)
+    return known.decode()
 
 
 def _name(out: str) -> str:

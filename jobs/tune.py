@@ -377,17 +377,8 @@ def _report(job: Tune, space: _space.Space, ledger: Ledger) -> dict[str, Any]:
         said = "" if value is None else f"{value:.4f}"
         best_epoch = trial.best_epoch(job.metric, job.mode)
         writer.writerow([rank, trial.name, trial.status, value, best_epoch, len(trial.rows), *values, trial.error])
-        table.add_row(
-            *(
-                str(rank),
-                trial.name,
-                trial.status,
-                said,
-                f"{len(trial.rows)}/{trial.epochs}",
-                *values,
-                _terminal.redacted(trial.error)[:60],
-            )
-        )
+        error = _terminal.redacted(trial.error)[:60]
+        table.add_row(*(str(rank), trial.name, trial.status, said, f"{len(trial.rows)}/{trial.epochs}", *values, error))
     _terminal.show(table)
     write_whole(f"{job.out}/trials.csv", text.getvalue().encode())
     logs = [key for key in keys if _space.is_log(space[key])]
@@ -400,11 +391,7 @@ def _report(job: Tune, space: _space.Space, ledger: Ledger) -> dict[str, Any]:
     if value is None:
         raise ValueError(f"no trial got through an epoch; the first failed with: {best.error}")
     with _job.lock(f"{job.out}/best"):  # jobs.train may go on with the one before
-        kept = [
-            read_whole(file)
-            for file in (f"{job.out}/best/last.safetensors", ledger.file(best.name, "last.safetensors"))
-        ]
-        if kept[0] != kept[1]:
+        if read_whole(f"{job.out}/best/last.safetensors") != read_whole(ledger.file(best.name, "last.safetensors")):
             remove(f"{job.out}/best/_state/tracked")  # another run for MLflow and W&B
         for name in ("best.safetensors", "last.safetensors", "config.json", "metrics.csv", "final.json"):
             content = read_whole(ledger.file(best.name, name))
