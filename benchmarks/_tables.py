@@ -32,6 +32,11 @@ def mcnemar(first_only: int, second_only: int) -> float:
     return min(1.0, 2 * tail / 2**total)
 
 
+def said(ps: Sequence[float]) -> str:
+    """P-values as they are printed."""
+    return ", ".join("< 0.001" if p < 0.001 else f"{p:.2g}" for p in ps)
+
+
 def wrong(result: Mapping[str, Any], clips: str) -> set[str]:
     """Ids of the clips that a result got wrong."""
     return {row[0] for row in result["tests"][clips]["wrong"]}
@@ -66,35 +71,36 @@ class Row:
         """Those with all folds."""
         self.part = part_of(runs[0])
 
-    def of(self, seed: int, clips: str, what: str = "top1") -> float:
-        """In percent, of a whole seed: the mean of its folds."""
-        return 100 * float(np.mean([self.results[run.name]["tests"][clips][what] for run in self.seeds[seed]]))
+    def of(self, seed: int, clips: str) -> float:
+        """Top-1 in percent of a whole seed: the mean of its folds."""
+        return 100 * float(np.mean([self.results[run.name]["tests"][clips]["top1"] for run in self.seeds[seed]]))
 
-    def top1(self, clips: str, what: str = "top1") -> list[float]:
+    def top1(self, clips: str) -> list[float]:
         """Of each whole seed."""
-        return [self.of(seed, clips, what) for seed in self.seeds]
+        return [self.of(seed, clips) for seed in self.seeds]
 
     def mean(self, clips: str, folds: set[tuple[int, str]]) -> str:
         """In percent, of some seeds and folds."""
         runs = [run for run in self.runs if (run.seed, run.fold) in folds]
         return f"{100 * np.mean([self.results[run.name]['tests'][clips]['top1'] for run in runs]):.1f}" if runs else "-"
 
-    def clips(self) -> int:
-        """Test clips of one seed."""
-        (first, *_) = self.seeds.values()
-        return sum(next(iter(self.results[run.name]["tests"].values()))["clips"] for run in first)
+    def counts(self) -> tuple[int, int]:
+        """Test clips that are named right with 10 clips, and all of them, over whole seeds."""
+        tests = [self.results[run.name]["tests"]["10"] for of in self.seeds.values() for run in of]
+        return sum(test["clips"] - len(test["wrong"]) for test in tests), sum(test["clips"] for test in tests)
 
     def cells(self) -> list[str]:
         """Of the table, after the title."""
         ten, one = self.top1("10"), self.top1("1")
-        low, high = (100 * x for x in interval(float(np.mean(ten)) / 100, self.clips()))
+        right, clips = self.counts()
+        low, high = (100 * x for x in interval(float(np.mean(ten)) / 100, clips / len(self.seeds)))
         result = self.results[next(iter(self.seeds.values()))[0].name]
         return [
             size(result["configs"], self.runs[0].gpu),
             f"**{spread(ten)}**",
             f"{low:.1f} - {high:.1f}",
             spread(one),
-            spread(self.top1("10", "mean_class")),
+            f"{right} of {clips}",
             str(len(self.seeds)),
             f"{result['parameters_m']:.2f}",
             f"{result['gmacs']:.2f}",
@@ -102,9 +108,17 @@ class Row:
         ]
 
 
-HEAD = "size | 10 clips | 95 % | 1 clip | mean class | seeds | parameters, M | GMACs a clip | training, min".split(
-    " | "
-)
+HEAD = [
+    "size",
+    "10 clips",
+    "95 %",
+    "1 clip",
+    "right with 10",
+    "seeds",
+    "parameters, M",
+    "GMACs a clip",
+    "training, min",
+]
 
 
 def part_of(run: Run) -> str:
@@ -160,8 +174,8 @@ def unfinished(suite: str, results: Results) -> list[str]:
                 cells[-1][-1] = f"{full.mean('10', there)} / {full.mean('1', there)} ({other})"
     if not cells:
         return []
-    head = ["", "folds", "10 clips", "1 clip", "a whole line on the same folds, 10 clips / 1 clip"]
-    return ["Lines that lack folds yet, the mean of those that are there:", "", *table(head, cells)]
+    head = ["", "folds", "10 clips", "1 clip", "a complete row on the same folds, 10 clips / 1 clip"]
+    return ["Incomplete rows, the mean of the folds that are there:", "", *table(head, cells)]
 
 
 def _rows(suite: str, results: Results) -> dict[str, Row]:
@@ -187,26 +201,12 @@ def paired(pairs: Iterable[tuple[str, Row, str, Row]]) -> list[str]:
     lines = []
     for title, ours, other, theirs in pairs:
         if {run.test for run in ours.runs} == {run.test for run in theirs.runs}:
+            one = differ(ours, theirs, "1")
             for seed, (a, b) in differ(ours, theirs).items():
-                lines.append([title, other, str(seed), str(a), str(b), f"{mcnemar(a, b):.2g}"])
-    head = ["first", "second", "seed", "only the first is right", "only the second", "p (McNemar, exact)"]
+                ps = said([mcnemar(a, b)]), said([mcnemar(*one[seed])])
+                lines.append([title, other, str(seed), str(a), str(b), *ps])
+    head = ["first", "second", "seed", "only the first is right", "only the second", "p (McNemar, exact)", "p, 1 clip"]
     return ["Clip by clip, 10 clips:", "", *table(head, lines)] if lines else []
-
-
-def commands(runs: Iterable[Run], results: Results) -> list[str]:
-    """Everything that made the numbers of these runs."""
-    runs = [run for run in runs if run.name in results]
-    if not runs:
-        return []
-    lines = ["<details><summary>Every number with its commands</summary>", ""]
-    for run in runs:
-        found = results[run.name]
-        tests = ", ".join(f"{100 * test['top1']:.2f} with {clips}" for clips, test in found["tests"].items())
-        said = f"{found['date']}, {found['machine']}, commit {found['commit']}"
-        note = "; made with --in-process, without Ray" * found["in_process"]
-        note += f"; {found['note']}" if found["note"] else ""
-        lines += [f"**{run.name}**: top-1 {tests} test clips ({said}{note})", "", "```", *found["commands"], "```", ""]
-    return [*lines, "</details>", ""]
 
 
 def waits(suite: str, results: Results, what: str = "") -> str:

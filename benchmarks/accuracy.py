@@ -205,7 +205,6 @@ class Made:
         return {
             "clips": found["clips"],
             "top1": found["top1"],
-            "mean_class": found["mean_class"],
             # With the ids' digest that is every clip's result, and what intervals and comparisons are made from.
             "ids": hashlib.blake2b("\n".join(i for i, _, _ in said).encode(), digest_size=8).hexdigest(),
             "classes": dict(sorted(Counter(label for _, label, _ in said).items())),
@@ -384,6 +383,7 @@ def main() -> None:
             print(f"{run.name} is made by another process")
     results = read_results()
     (ROOT / "docs/evidence.md").write_text(_evidence.page(results))
+    (ROOT / "docs/evidence_commands.md").write_text(_evidence.commands(results))
     if find_spec("cv2") and find_spec("matplotlib"):  # which a GPU machine may lack
         from benchmarks import _pictures
 

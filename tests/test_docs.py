@@ -47,9 +47,9 @@ JOBS = {
 def documented_commands():
     """Lines `python -m jobs.x ...` of the Markdown files, continuation lines joined.
 
-    Not of evidence.md, which is made from hundreds of results; tests/benchmarks/test_accuracy.py looks at its commands.
+    Not of evidence_commands.md, which is made from hundreds of results; tests/benchmarks/test_accuracy.py looks at them.
     """
-    for path in sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")} - {ROOT / "docs/evidence.md"}):
+    for path in sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")} - {ROOT / "docs/evidence_commands.md"}):
         text = path.read_text().replace("\\\n", " ")
         for match in re.finditer(
             r"^ *(?:ray job submit .*?-- )?(?:\.venv/bin/)?python -m jobs\.(\w+)(.*)$", text, re.M
