@@ -220,7 +220,8 @@ def random_resized_crop(
 def flip(xy: np.ndarray, score: np.ndarray, width: float, mirror: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Mirror people left to right: x -> width - 1 - x, and left joints become right ones.
 
-    Pixel centres lie at whole coordinates, so flipping coordinates draws exactly the mirrored volume. (The reference
+    Pixel centres lie at whole coordinates, so flipping coordinates draws the mirrored volume, but for 0.011 of the peak
+    in pixels that a Gaussian's window, whose ends are truncated as published, has on one side only. (The reference
     systems use width - x in training and mirror pixels in testing, one pixel apart.)
 
     Args:
@@ -270,7 +271,8 @@ class ClipConfig:
     stride: int | None = None
     """Every stride-th frame from one start on, to compare with; None is uniform sampling, as published."""
     persons: int | None = None
-    """M people of a clip, of whom more are cut and fewer padded; None is as many as the table has at most."""
+    """M people of a clip, of whom more are cut and fewer padded; None is as many as the table has at most. A crop holds
+    those who are cut, too: so a subject is as large whatever the number."""
     maps: Literal["drawn", "stored"] = "drawn"
     """What fills a volume: Gaussians at the coordinates, or the pose network's own heatmaps, which
     `jobs.extract --store heatmaps` keeps beside a table; to compare."""

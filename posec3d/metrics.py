@@ -79,10 +79,14 @@ def evaluate(scores: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> di
         clips, recall, precision) and confusion (nested lists, row = true label).
 
     Raises:
-        ValueError: no clips.
+        ValueError: no clips, or scores that are no numbers.
     """
     if not len(labels):
         raise ValueError("no clips to evaluate: the split holds none with a label")
+    if not np.isfinite(scores).all():
+        raise ValueError(
+            "scores that are not finite numbers: the model's weights are damaged, or its training diverged"
+        )
     matrix = confusion_matrix(labels, scores.argmax(1), len(names))
     right, true, said = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
     recall = np.where(true > 0, right / np.maximum(true, 1), np.nan)

@@ -1,7 +1,7 @@
 """Pieces: poses of a long video, a clip a piece -> people with one number through all of it -> frames of any pieces."""
 
 import itertools
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,9 +16,11 @@ LEAST_PRESENCE = 0.5
 """A person who is seen in less of a window is not there in it, where each is looked at alone."""
 
 _PIECES_GAP_S = 0.5
-"""A person is the same in two pieces who is seen so shortly before and after the cut,"""
-_PIECES_RADIUS, _PIECES_NEARNESS = 0.5, 0.15
-"""and whose joints are so near: the distance at which one counts 1/e, in sizes of the body, and the least mean."""
+"""Longest time around a cut in which the same person may be unseen."""
+_PIECES_RADIUS = 0.5
+"""Distance at which a joint counts 1/e as near, in sizes of the body."""
+_PIECES_NEARNESS = 0.15
+"""Least mean nearness of the joints of one person on both sides of a cut."""
 
 
 def alone(clip: Clip, person: int, first: int = 0, end: int | None = None) -> Clip:
@@ -79,21 +81,31 @@ def _same_people(before: Clip, after: Clip) -> np.ndarray:
     return same
 
 
+def _weight(xy: np.ndarray, score: np.ndarray) -> float:
+    """Presence times size times score of one person, (T, V, 2) and (T, V): tables have people in this order."""
+    there = (score > 0).any(1)
+    xy, score = xy[there], score[there]
+    seen = (score > 0)[..., None]
+    sides = np.where(seen, xy, -np.inf).max(1) - np.where(seen, xy, np.inf).min(1)
+    return float((np.sqrt(sides.prod(1)) * score.mean(1)).sum())
+
+
 def joined(held: Sequence[tuple[Clip, list[int]]], start: int, end: int) -> tuple[Clip, list[int]]:
-    """Frames start..end of pieces as one clip, of who is seen in them, most of the time first, and their numbers."""
+    """Frames start..end of pieces as one clip, of who is seen in them, the main subject first, and their numbers."""
     for clip, numbers in held:
         if (clip.start_frame, clip.start_frame + clip.num_frames) == (start, end):
             return clip, numbers
     parts = []
-    seen: Counter[int] = Counter()  # frames, by number
+    weights: dict[int, float] = defaultdict(float)  # by number
     for clip, numbers in held:
         low, high = max(start, clip.start_frame), min(end, clip.start_frame + clip.num_frames)
         for m, number in enumerate(numbers):
             cut: Any = (m, slice(low - clip.start_frame, max(high, low) - clip.start_frame))
-            if frames := int((clip.scores[cut] > 0).any(-1).sum()):
-                seen[number] += frames
+            if (clip.scores[cut] > 0).any():
+                weights[number] += _weight(clip.keypoints[cut], clip.scores[cut])
                 parts.append((clip, cut, number, slice(low - start, high - start)))
-    rows = {number: row for row, (number, _) in enumerate(seen.most_common())}  # a model may take the first alone
+    by_weight = sorted(weights, key=lambda number: (-round(weights[number], 2), number))  # sums differ in rounding
+    rows = {number: row for row, number in enumerate(by_weight)}  # a model may take the first alone
     first = held[0][0]
     shape = (len(rows), end - start, first.scores.shape[2])
     keypoints, scores = np.zeros((*shape, 2), np.float32), np.zeros(shape, np.float32)

@@ -6,6 +6,7 @@ Pieces come one by one, and those that no window needs any more are dropped: mem
 """
 
 import csv
+import heapq
 import io
 import itertools
 from bisect import bisect_left, bisect_right
@@ -332,20 +333,37 @@ def smoothed(
         said = [np.append(scores[at], 0.0) if at in scores else nobody for at in covering]
         moments.append(np.mean(said, 0) if said else nobody)
     p = np.array(moments)
-    best = p.argmax(1)
-    while True:
-        cuts = [0, *(np.flatnonzero(np.diff(best)) + 1).tolist(), len(best)]
-        runs = list(itertools.pairwise(cuts))
-        frames = [edges[low + b] - edges[low + a] for a, b in runs]
-        shortest = int(np.argmin(frames))
-        if len(runs) == 1 or frames[shortest] >= length / 2:
-            break
-        a, b = runs[shortest]
-        beside = [best[i] for i in (a - 1, b) if 0 <= i < len(best)]
-        best[a:b] = max(beside, key=lambda label: p[a:b, label].sum())
     found = []
-    for a, b in runs:
+    for a, b, label in _merged(p, edges[low : high + 1], length / 2):
         mean = p[a:b, :classes].mean(0)
-        if best[a] < classes:
-            found.append((edges[low + a], edges[low + b], int(best[a]), (mean / mean.sum()).astype(np.float32)))
+        if label < classes:
+            found.append((edges[low + a], edges[low + b], label, (mean / mean.sum()).astype(np.float32)))
     return found
+
+
+def _merged(p: np.ndarray, edges: Sequence[int], least: float) -> list[tuple[int, int, int]]:
+    """Runs (first moment, end, class) of moments' probabilities (moments, classes), none of less than `least` frames.
+
+    The shortest is given away first, of equal ones the first; a heap has it at hand, for a day has many thousands.
+    """
+    best = p.argmax(1)
+    cuts = [0, *(np.flatnonzero(np.diff(best)) + 1).tolist(), len(best)]
+    runs = {a: (b, int(best[a])) for a, b in itertools.pairwise(cuts)}  # by first moment
+    before = {b: a for a, (b, _) in runs.items()}  # first moment by end
+    heap = [(edges[b] - edges[a], a, b) for a, (b, _) in runs.items()]
+    heapq.heapify(heap)
+    while len(runs) > 1 and heap[0][0] < least:
+        _, a, b = heapq.heappop(heap)
+        if a not in runs or runs[a][0] != b:
+            continue  # part of a longer run by now
+        beside = [runs[i][1] for i in (before.get(a), b) if i in runs]
+        label = max(beside, key=lambda label: p[a:b, label].sum())
+        left = before.get(a)
+        if left is not None and runs[left][1] == label:
+            del runs[a]
+            a = left
+        if b in runs and runs[b][1] == label:
+            b = runs.pop(b)[0]
+        runs[a], before[b] = (b, label), a
+        heapq.heappush(heap, (edges[b] - edges[a], a, b))
+    return [(a, b, label) for a, (b, label) in sorted(runs.items())]

@@ -326,7 +326,7 @@ def fit(
                 norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_norm or math.inf)
                 if doubtful and not norm < speed.LARGEST_GRADIENT:
                     if not loss_sum.isfinite():  # from which no gradient could come
-                        raise _diverged(epoch, float(loss_sum), config)
+                        raise _diverged(epoch, f"the loss is {float(loss_sum)}", config)
                     raise Diverged(
                         f"a gradient of norm {float(norm):.0e}: this CPU's bfloat16 convolutions are wrong for clips "
                         f"of {config.clip.length} frames of {config.clip.size} pixels; take --precision float32"
@@ -342,7 +342,9 @@ def fit(
         loss_of_all, right_of_all, samples_of_all = np.array(gather([float(loss_sum), float(right), samples])).sum(0)
         seconds = time.perf_counter() - start
         if not math.isfinite(loss_of_all):
-            raise _diverged(epoch, loss_of_all, config)
+            raise _diverged(epoch, f"the loss is {loss_of_all}", config)
+        if not all(p.isfinite().all() for p in model.parameters()):  # by the last step, which no loss has seen
+            raise _diverged(epoch, "not all weights are finite numbers", config)
         result = {
             "epoch": epoch + 1,
             "lr": rate,
@@ -359,8 +361,8 @@ def fit(
         yield {k: float(v) for k, v in result.items()}
 
 
-def _diverged(epoch: int, loss: float, config: TrainConfig) -> Diverged:
-    return Diverged(f"epoch {epoch + 1}: the loss is {loss}; lower optim.lr (now {config.optim.lr}) or raise warmup")
+def _diverged(epoch: int, what: str, config: TrainConfig) -> Diverged:
+    return Diverged(f"epoch {epoch + 1}: {what}; lower optim.lr (now {config.optim.lr}) or raise warmup")
 
 
 def _parts(batch: Batch, count: int) -> list[Batch]:

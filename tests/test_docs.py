@@ -47,7 +47,7 @@ JOBS = {
 def documented_commands():
     """Lines `python -m jobs.x ...` of the Markdown files, continuation lines joined.
 
-    Not of evidence_commands.md, which is made from hundreds of results; tests/benchmarks/test_accuracy.py looks at them.
+    Not of evidence_commands.md, made from hundreds of results, which tests/benchmarks/test_accuracy.py looks at.
     """
     for path in sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")} - {ROOT / "docs/evidence_commands.md"}):
         text = path.read_text().replace("\\\n", " ")

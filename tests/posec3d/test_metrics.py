@@ -27,6 +27,11 @@ def test_no_clips_are_refused():
         metrics.evaluate(np.zeros((0, 3)), np.zeros(0, int), ["a", "b", "c"])
 
 
+def test_scores_that_are_no_numbers_are_refused_and_not_taken_for_class_0():
+    with pytest.raises(ValueError, match="not finite numbers: the model's weights are damaged"):
+        metrics.evaluate(np.full((2, 3), np.nan), np.zeros(2, int), ["a", "b", "c"])
+
+
 def plain_average_precision(score, true):
     """Threshold by threshold."""
     total, before = 0.0, 0

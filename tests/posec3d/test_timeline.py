@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import weakref
 
@@ -13,7 +14,7 @@ from posec3d import draw
 from posec3d.overlay import write_overlay
 from posec3d.pieces import joined, numbered
 from posec3d.table import Clip
-from posec3d.timeline import How, smoothed, timelines
+from posec3d.timeline import How, _merged, smoothed, timelines
 from posec3d.video import open_video, write_video
 
 LABELS = ("left", "right")
@@ -56,6 +57,40 @@ def test_in_a_window_they_come_first_who_are_seen_most_of_it():
     assert numbers == [9, 8, 7]
     assert (window.scores > 0).any(-1).sum(1).tolist() == [50, 49, 1]
     np.testing.assert_array_equal(window.keypoints, piece.keypoints[::-1, 50:])
+
+
+def test_in_a_window_the_subject_comes_before_who_is_small_and_always_there():
+    """As tables have people: by presence times size times score."""
+    piece = clip(0, 100, 150, 250)
+    centre = piece.keypoints[1].mean(1, keepdims=True)
+    piece.keypoints[1] = centre + 0.05 * (piece.keypoints[1] - centre)  # a bystander, far away
+    piece.scores[0, 50:54] = 0  # the subject is missed for a moment
+    window, numbers = joined([(piece, [7, 8])], 25, 75)
+    assert numbers == [7, 8]
+    assert (window.scores > 0).any(-1).sum(1).tolist() == [46, 50]
+
+
+def plainly_merged(p, edges, least):
+    """The rule of `smoothed`, run after run from the start."""
+    best = p.argmax(1)
+    while True:
+        cuts = [0, *(np.flatnonzero(np.diff(best)) + 1).tolist(), len(best)]
+        runs = list(itertools.pairwise(cuts))
+        frames = [edges[b] - edges[a] for a, b in runs]
+        shortest = int(np.argmin(frames))
+        if len(runs) == 1 or frames[shortest] >= least:
+            return [(a, b, int(best[a])) for a, b in runs]
+        a, b = runs[shortest]
+        beside = [best[i] for i in (a - 1, b) if 0 <= i < len(best)]
+        best[a:b] = max(beside, key=lambda label: p[a:b, label].sum())
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_short_runs_are_merged_as_by_the_plain_rule(seed):
+    rng = np.random.default_rng(seed)
+    p = rng.dirichlet(np.ones(4), 1 + 7 * seed)
+    edges = [0, *np.cumsum(rng.integers(1, 6, len(p))).tolist()]
+    assert _merged(p, edges, 9.5) == plainly_merged(p, edges, 9.5)
 
 
 def test_a_moment_is_the_mean_of_the_windows_over_it():

@@ -552,6 +552,13 @@ def test_a_loss_that_is_none_is_the_learning_rates(dtype):
         linear(config, dtype=dtype)
 
 
+def test_weights_that_the_last_step_of_an_epoch_ruins_are_not_kept():
+    """No loss has seen them: it was finite, and a test would name class 0 for each clip."""
+    config = dataclasses.replace(PLAIN, optim=dataclasses.replace(PLAIN.optim, lr=3e38, weight_decay=100), epochs=1)
+    with pytest.raises(training.Diverged, match=r"epoch 1: not all weights are finite numbers; lower optim\.lr"):
+        linear(config, steps=1)
+
+
 def test_validation_is_in_float32_whatever_training_is():
     """In bfloat16 a logit has 8 bits."""
     model, _, _, rows = linear(PLAIN, dtype=torch.bfloat16)
