@@ -23,6 +23,7 @@ from posec3d.config import TrainConfig
 from posec3d.index import Index, index, index_options, testing_groups
 from posec3d.recognizer import Recognizer
 from posec3d.skeletons import skeleton
+from posec3d.starting import starting
 from posec3d.storage import exists, read_whole, write_whole
 
 BATCH = 8  # clips a model looks at together, as in jobs.evaluate
@@ -70,7 +71,7 @@ def train(
     model = checkpoints.build_model(config, chosen.skeleton, len(labels)).to(device)
     if init:
         given = [checkpoints.load(run) for run in init]
-        model.load_state_dict(checkpoints.starting(given, config, chosen.skeleton, labels))
+        model.load_state_dict(starting(given, config, chosen.skeleton, labels))
     averaged = copy.deepcopy(model) if config.optim.ema else None
     optimizer = training.make_optimizer(model, config.optim)
     begun = {"config": repr(config), "split": split, "init": list(init), "watch": watch, "precision": precision}

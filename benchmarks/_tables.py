@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.stats import binomtest
 
 from benchmarks._suites import SUITES, Run
 from posec3d.clips import RGB_SCALE
@@ -28,8 +29,7 @@ def interval(share: float, count: float) -> tuple[float, float]:
 def mcnemar(first_only: int, second_only: int) -> float:
     """Exact two-sided p of two models on the same clips, of which each alone is right in so many (McNemar)."""
     total = first_only + second_only
-    tail = sum(math.comb(total, i) for i in range(min(first_only, second_only) + 1))
-    return min(1.0, 2 * tail / 2**total)
+    return float(binomtest(first_only, total).pvalue) if total else 1.0
 
 
 def said(ps: Sequence[float]) -> str:

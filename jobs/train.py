@@ -21,6 +21,7 @@ from posec3d import table as tables
 from posec3d.config import PRESETS, TrainConfig
 from posec3d.index import Index, index, index_options
 from posec3d.speed import Precision
+from posec3d.starting import starting
 from posec3d.storage import exists, read_whole, write_whole
 
 log = logging.getLogger("posec3d")
@@ -251,7 +252,7 @@ def _initial_weights(
 ) -> dict[str, torch.Tensor]:
     """Weights to start from."""
     try:
-        return checkpoints.starting([checkpoints.load(uri) for uri in runs], config, skeleton, labels)
+        return starting([checkpoints.load(uri) for uri in runs], config, skeleton, labels)
     except (FileNotFoundError, ValueError) as error:
         raise _job.UsageError(f"--init {' '.join(runs)}: {error}") from error
 

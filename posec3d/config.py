@@ -198,9 +198,12 @@ PRESETS: dict[str, tuple[str, TrainConfig]] = {
         "NTU RGB+D 60, joints, as published: 24 epochs of 10 repeats, batch 256.",
         TrainConfig(),
     ),
-    "ntu60-limb": ("The same, limbs.", TrainConfig(heatmap=HeatmapConfig(kind="limb"))),
+    "ntu60-limb": ("NTU RGB+D 60, limbs, as published.", TrainConfig(heatmap=HeatmapConfig(kind="limb"))),
     "ntu60-stgcn++": ("ST-GCN++ on NTU RGB+D 60 as PYSKL trains it: 16 epochs of 5 repeats, batch 128.", GRAPH),
-    "ntu60-msg3d": ("MS-G3D, the same way.", dataclasses.replace(GRAPH, model=ModelConfig(name="msg3d", dropout=0))),
+    "ntu60-msg3d": (
+        "MS-G3D on NTU RGB+D 60, trained as ST-GCN++ is.",
+        dataclasses.replace(GRAPH, model=ModelConfig(name="msg3d", dropout=0)),
+    ),
     "rgb": (
         "RGB frames alone, as PYSKL trains them on NTU RGB+D 60: 18 epochs of 10 repeats, batch 96.",
         TrainConfig(
@@ -212,7 +215,7 @@ PRESETS: dict[str, tuple[str, TrainConfig]] = {
         ),
     ),
     "pose-pathway": (
-        "Pose half of rgbpose by itself, the same way: batch 128.",
+        "Pose half of rgbpose by itself, as PYSKL trains it: batch 128.",
         TrainConfig(
             model=ModelConfig(name="pose-pathway"),
             clip=ClipConfig(length=32),
@@ -233,15 +236,15 @@ PRESETS: dict[str, tuple[str, TrainConfig]] = {
             batch=48,
         ),
     ),
-    "rgb-light": ("The same three on 2 cores, 4 frames of 112 pixels.", RGB_LIGHT),
+    "rgb-light": ("RGB frames alone on 2 cores: 4 frames of 112 pixels.", RGB_LIGHT),
     "pose-pathway-light": (
-        "And 16 of poses.",
+        "Pose half of rgbpose-light by itself: 16 frames.",
         dataclasses.replace(
             RGB_LIGHT, model=ModelConfig(name="pose-pathway-light"), clip=dataclasses.replace(TWO_LIGHT, rgb_length=0)
         ),
     ),
     "rgbpose-light": (
-        "Both, from a run of each (--init RGB POSE).",
+        "RGBPose-SlowFast on 2 cores, from runs of rgb-light and pose-pathway-light (--init RGB POSE).",
         dataclasses.replace(
             RGB_LIGHT,
             model=ModelConfig(name="rgbpose-slowfast-light"),

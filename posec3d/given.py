@@ -33,6 +33,7 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
+from posec3d import coco
 from posec3d.skeletons import COCO17
 from posec3d.table import Clip, clip_id
 from posec3d.track import link
@@ -345,14 +346,11 @@ def _parquet_of_coco(uri: str, file: Any) -> bytes:
     """A COCO keypoint file, read from its start, as Parquet with the columns of `SCHEMA`."""
     file.seek(0)
     try:
-        coco = json.load(file)
+        content = json.load(file)
     except ValueError as error:
         raise ValueError(f"{uri}: neither Parquet nor JSON ({error})") from error
-    if not isinstance(coco, dict) or not {"images", "annotations"} <= coco.keys():
-        got = f"an object with {', '.join(sorted(coco))}" if isinstance(coco, dict) else f"a {type(coco).__name__}"
-        raise ValueError(f"{uri}: JSON, but {got}; wanted COCO's object with images and annotations")
     try:
-        rows = pa.Table.from_pylist(list(_coco_rows(coco)), SCHEMA)
+        rows = pa.Table.from_pylist(list(_coco_rows(content)), SCHEMA)
     except (KeyError, TypeError, AttributeError, pa.ArrowInvalid) as error:
         cause = f"the field {error} is missing" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{uri}: not COCO keypoints as the module posec3d.given describes: {cause}") from error
@@ -363,43 +361,17 @@ def _parquet_of_coco(uri: str, file: Any) -> bytes:
     return bytes(sink.getvalue().to_pybytes())
 
 
-def _coco_rows(coco: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    videos = {video["id"]: video["name"] for video in coco.get("videos") or ()}
-    places = {image["id"]: place(image, videos) for image in coco["images"]}
-    categories = coco.get("categories")
-    people = {category["id"] for category in categories or () if category["name"] == "person"}
-    if categories and not people:
-        names = ", ".join(str(category["name"]) for category in categories[:5])
-        raise ValueError(f"categories are {names}; wanted one called person")
+def _coco_rows(content: Any) -> Iterator[dict[str, Any]]:
+    places = coco.places(content)
     for video, frame in places.values():
         yield {"video": video, "frame": frame}  # the file knows the video, though perhaps nobody is in it
-    for annotation in coco["annotations"]:
-        if annotation.get("iscrowd") or (people and annotation["category_id"] not in people):
-            continue
-        image, box = annotation["image_id"], annotation.get("bbox")
-        if image not in places:
-            raise ValueError(f"an annotation is of image {image!r}, which is not among the images")
+    for (video, frame), annotation in coco.people(content, places):
+        box = annotation.get("bbox")
         if box and len(box) != 4:
             raise ValueError(
-                f"an annotation of image {image!r} has a bbox of {len(box)} values, wanted x y width height"
+                f"an annotation of frame {frame} of {video} has a bbox of {len(box)} values, wanted x y width height"
             )
         x, y, width, height = box or (np.nan,) * 4
-        video, frame = places[image]
         row = {"video": video, "frame": frame, "person": annotation.get("track_id"), "score": annotation.get("score")}
         row |= dict(zip(CORNERS, (x, y, x + width, y + height), strict=True))
         yield row | {"keypoints": annotation.get("keypoints") or None}
-
-
-def place(image: dict[str, Any], videos: dict[Any, str]) -> tuple[str, int]:
-    """The video and the frame number of an image."""
-    frame = image.get("frame_id", image.get("frame_index"))
-    if image.get("video_id") in videos and frame is not None:
-        return videos[image["video_id"]], frame
-    folder, _, name = image["file_name"].replace("\\", "/").rpartition("/")
-    number = posixpath.splitext(name)[0]
-    if not folder or not number.isdecimal():
-        raise ValueError(
-            f"the image {image['file_name']!r} is of no known video and frame; wanted file names like "
-            "<video>/<frame number>.jpg, or images with video_id and frame_id, and a list videos"
-        )
-    return folder, int(number)

@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 from filelock import FileLock
 
-from posec3d.pose import Crop, best_batch, in_batches, suppress
+from posec3d.batches import best_batch, in_batches
+from posec3d.pose import Crop, suppress
 from posec3d.weights import FILES, Network, WeightsError, movenet_files, movenet_folder
 
 POSE = ("movenet-thunder", "movenet-lightning")

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from posec3d.pose import Crop, best_batch, in_batches
+from posec3d.batches import best_batch, in_batches
+from posec3d.pose import Crop
 from posec3d.skeletons import COCO17
 from posec3d.storage import read_whole, write_whole
 from posec3d.weights import Network, WeightsError, cache_folder

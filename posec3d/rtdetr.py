@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from posec3d.pose import in_batches
+from posec3d.batches import in_batches
 from posec3d.storage import read_whole
 from posec3d.weights import Network, WeightsError
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from posec3d import coco as coco_json
 from posec3d.annotations.entries import (
     MAX_FRAMES,
     Annotations,
@@ -23,7 +24,6 @@ from posec3d.annotations.entries import (
     make_clip,
 )
 from posec3d.annotations.source import File, Source
-from posec3d.given import place
 from posec3d.table import Clip
 from posec3d.track import link
 
@@ -128,13 +128,7 @@ def _coco(source: Source, options: Options) -> Iterator[Entry]:
 
 def _coco_videos(file: File) -> dict[str, _Video]:
     content = _json(file)
-    if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
-        got = f"an object with {', '.join(sorted(content)[:8])}" if isinstance(content, dict) else "a list"
-        raise ValueError(f"{got}; wanted COCO's object with images and annotations")
-    named = {video["id"]: video["name"] for video in content.get("videos") or ()}
-    places = {image["id"]: place(image, named) for image in content["images"]}
-    if len(places) < len(content["images"]):
-        raise ValueError(f"{len(content['images'])} images with {len(places)} ids, wanted one each")
+    places = coco_json.places(content)
     found: dict[str, _Video] = {}
     for image in content["images"]:
         clip, frame = places[image["id"]]
@@ -142,20 +136,9 @@ def _coco_videos(file: File) -> dict[str, _Video]:
         video = found.setdefault(clip, _Video(file.uri, size, {}))
         video.size = max(video.size, size)
         video.frames.setdefault(frame, [])
-    categories = content.get("categories")
-    people = {category["id"] for category in categories or () if category["name"] == "person"}
-    if categories and not people:
-        raise ValueError(
-            f"categories are {', '.join(str(c['name']) for c in categories[:5])}; wanted one called person"
-        )
-    for annotation in content["annotations"]:
-        keypoints = annotation.get("keypoints")
-        if annotation.get("iscrowd") or not keypoints or (people and annotation["category_id"] not in people):
-            continue
-        if annotation["image_id"] not in places:
-            raise ValueError(f"an annotation is of image {annotation['image_id']!r}, which is not among the images")
-        clip, frame = places[annotation["image_id"]]
-        found[clip].frames[frame].append(_Person(_joints(keypoints, file.name), annotation.get("track_id")))
+    for (clip, frame), annotation in coco_json.people(content, places):
+        if keypoints := annotation.get("keypoints"):
+            found[clip].frames[frame].append(_Person(_joints(keypoints, file.name), annotation.get("track_id")))
     return found
 
 

@@ -179,8 +179,8 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path):
     ("content", "message"),
     [
         ("video,frame\nx,1\n", "neither Parquet nor JSON"),
-        ("[]", "JSON, but a list; wanted COCO's object with images and annotations"),
-        ('{"images": []}', "JSON, but an object with images; wanted"),
+        ("[]", "a list; wanted COCO's object with images and annotations"),
+        ('{"images": []}', "an object with images; wanted"),
         ({"images": [{"file_name": "x/1.jpg"}]}, "the field 'id' is missing"),
         ({"images": [{"id": 1, "file_name": "1.jpg"}]}, "'1.jpg' is of no known video and frame; wanted file names"),
         ({"images": [{"id": 1, "file_name": "x/a1.jpg"}]}, "'x/a1.jpg' is of no known video and frame"),

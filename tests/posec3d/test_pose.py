@@ -8,17 +8,16 @@ import pytest
 
 from posec3d import pose
 from posec3d.actors import make_clip
+from posec3d.batches import best_batch, in_batches
 from posec3d.given import Given
 from posec3d.pose import (
     Crop,
     WholeFrame,
     _between,
     _real,
-    best_batch,
     cut,
     estimate,
     extract_poses,
-    in_batches,
     regions,
     suppress,
 )

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from posec3d import checkpoint as checkpoints
-from posec3d.checkpoint import Checkpoint, adapted, build_model, merged
+from posec3d.checkpoint import Checkpoint, build_model
 from posec3d.clips import ClipConfig
 from posec3d.config import PRESETS, HeatmapConfig, ModelConfig, TrainConfig
 from posec3d.skeletons import COCO17, skeleton
+from posec3d.starting import adapted, merged
 
 JOINT = PRESETS["demo"][1]
 LIMB = dataclasses.replace(JOINT, heatmap=HeatmapConfig(kind="limb"))
