@@ -313,14 +313,14 @@ def learnt(results: Results) -> dict[str, dict[str, list[float]]]:
     """By line of the suite losses: train_top1, val_top1 and val_loss by epoch, the mean of its seeds."""
     found = {}
     for title, row in rows_of("losses", results).items():
-        curves = [results[run.name]["trained"]["curve"] for run in row.runs]
-        found[title] = {name: np.mean([one[name] for one in curves], 0).tolist() for name in curves[0]}
+        of_seeds = [results[run.name]["trained"]["curve"] for run in row.runs]
+        found[title] = {name: np.mean([one[name] for one in of_seeds], 0).tolist() for name in of_seeds[0]}
     return found
 
 
 def _losses(rows: Mapping[str, Row], results: Results) -> list[str]:
-    curves = learnt(results)
-    if not curves:
+    by_row = learnt(results)
+    if not by_row:
         return []
     head = [
         "",
@@ -332,7 +332,7 @@ def _losses(rows: Mapping[str, Row], results: Results) -> list[str]:
         "and of the end",
     ]
     cells = []
-    for title, curve in curves.items():
+    for title, curve in by_row.items():
         row, losses = rows[title], curve["val_loss"]
         least = min(range(len(losses)), key=losses.__getitem__)
         shares = [f"**{spread(row.top1('10'))}**", spread(row.top1("1")), f"{100 * curve['train_top1'][-1]:.1f}"]
@@ -366,19 +366,19 @@ def _clips(rows: Mapping[str, Row]) -> tuple[Found, list[str]]:
 
 def curves(results: Results) -> dict[str, dict[str, list[tuple[float, float]]]]:
     """Accuracy in percent by kind of perturbation and model: (amount, top-1) in order."""
-    curves: dict[str, dict[str, list[tuple[float, float]]]] = {"drop": {}, "jitter": {}}
+    found: dict[str, dict[str, list[tuple[float, float]]]] = {"drop": {}, "jitter": {}}
     for run in SUITES["robustness"]:
         if run.name in results and run.perturb is not None:
             kind, amount = run.perturb
             kind = "drop" if kind == "centre" else kind
             top1 = 100 * results[run.name]["tests"]["1"]["top1"]
-            curves[kind].setdefault(run.row, []).append((amount, top1))
-    for models in curves.values():  # without any joint moved, that is with none lost
+            found[kind].setdefault(run.row, []).append((amount, top1))
+    for models in found.values():  # without any joint moved, that is with none lost
         for title, points in models.items():
-            clean = [point for point in curves["drop"].get(title, []) if point[0] == 0]
+            clean = [point for point in found["drop"].get(title, []) if point[0] == 0]
             if points[0][0] > 0:
                 points[:0] = clean
-    return curves
+    return found
 
 
 def _robustness(results: Results) -> tuple[Found, list[str]]:

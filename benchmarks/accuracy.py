@@ -288,17 +288,6 @@ def read_results(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
     }
 
 
-def make(run: Run, made: Made, device: str, note: str) -> dict[str, Any]:
-    """Make a run and say what made it."""
-    return {
-        "run": run.declared(),
-        **_rows.origin(device == "cuda"),
-        "note": note,
-        "in_process": made.in_process,
-        **made.result(),
-    }
-
-
 def _list(runs: Sequence[Run], results: Mapping[str, Any], device: str) -> None:
     left = 0.0
     for run in runs:
@@ -339,7 +328,13 @@ def _make(run: Run, results: Mapping[str, Mapping[str, Any]], args: argparse.Nam
         return
     print(f"{run.name}: {run.asks}", flush=True)
     made = Made(resolved(run, results), device=args.device, in_process=args.in_process)
-    result = make(run, made, args.device, args.note)
+    result = {
+        "run": run.declared(),
+        **_rows.origin(args.device == "cuda"),
+        "note": args.note,
+        "in_process": args.in_process,
+        **made.result(),
+    }
     write_whole(str(RESULTS / f"{run.name}.json"), (json.dumps(result, indent=1) + "\n").encode())
     print(*(f"  {clips} clips: {test['top1']:.1%}" for clips, test in result["tests"].items()), flush=True)
 

@@ -54,14 +54,8 @@ class ProblemsFound(Exception):
         self.summary = summary
 
 
-class TooManyFailures(ProblemsFound):
-    """The work is done, but more clips failed than allowed: exit code 3, after the report."""
-
-    code = WORSE
-
-
-class LimitsBroken(ProblemsFound):
-    """The work is done, but the data is worse than allowed: exit code 3, after the report."""
+class WorseThanAllowed(ProblemsFound):
+    """The work is done, but more clips failed, or the data is worse, than allowed: exit code 3, after the report."""
 
     code = WORSE
 
@@ -272,10 +266,10 @@ def require_few_failures(
         summary: of the job, which is done.
 
     Raises:
-        TooManyFailures: more did.
+        WorseThanAllowed: more did.
     """
     if limit is not None and failed > (limit * total if limit < 1 else limit):
-        raise TooManyFailures(f"{failed} of {total} {what}, --max-failed allows {limit:g}; see {where}", summary)
+        raise WorseThanAllowed(f"{failed} of {total} {what}, --max-failed allows {limit:g}; see {where}", summary)
 
 
 def require_weights(weights: Sequence[float] | None, runs: Sequence[str]) -> None:
@@ -298,11 +292,9 @@ def models(runs: Sequence[str]) -> tuple[list[bytes], list["Checkpoint"]]:
 
     if not runs:
         raise UsageError("give at least one run: the folder of a jobs.train run, or a .safetensors file")
-    try:
+    with usage(FileNotFoundError, ValueError):
         files = [checkpoints.read(uri) for uri in runs]
         found = [checkpoints.loads(data, uri) for data, uri in zip(files, runs, strict=True)]
-    except (FileNotFoundError, ValueError) as error:
-        raise UsageError(str(error)) from error
     for uri, model in zip(runs, found, strict=True):
         if model.labels != found[0].labels:
             raise UsageError(f"{uri} knows other classes than {runs[0]}; they cannot be fused")

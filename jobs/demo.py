@@ -26,7 +26,7 @@ from posec3d.config import PRESETS
 from posec3d.frames import clip_frames
 from posec3d.report import template
 from posec3d.skeletons import skeleton
-from posec3d.weights import cache_folder
+from posec3d.storage import cache_folder
 
 log = logging.getLogger("posec3d")
 

@@ -55,7 +55,7 @@ def run(job: ImportPoses) -> dict[str, Any]:
     Raises:
         UsageError: flags that cannot mean anything, or a source that is not what they say.
         ValueError: not one clip could be read.
-        TooManyFailures: more failed than allowed.
+        WorseThanAllowed: more failed than allowed.
     """
     job = _job.absolute(job, "source", "table", "labels")
     options = _options(job)

@@ -33,7 +33,7 @@ def run(job: Stats) -> dict[str, Any]:
     """Count, judge, draw, write.
 
     Raises:
-        LimitsBroken: a limit is broken.
+        WorseThanAllowed: a limit is broken.
     """
     job = _job.absolute(job, "table", "report", "against", "limits")
     limits = _limits(job)
@@ -75,7 +75,7 @@ def run(job: Stats) -> dict[str, Any]:
     if comparison:
         summary |= {"compared": comparison["compared"], "distance": measures["distance"]}
     if broken := in_words(verdicts):
-        raise _job.LimitsBroken(f"{job.table} is worse than {job.limits} allows: {broken}", summary)
+        raise _job.WorseThanAllowed(f"{job.table} is worse than {job.limits} allows: {broken}", summary)
     return summary
 
 

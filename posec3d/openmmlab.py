@@ -21,8 +21,8 @@ from filelock import FileLock
 from posec3d.batches import best_batch, in_batches
 from posec3d.pose import Crop
 from posec3d.skeletons import COCO17
-from posec3d.storage import read_whole, write_whole
-from posec3d.weights import Network, WeightsError, cache_folder
+from posec3d.storage import cache_folder, read_whole, write_whole
+from posec3d.weights import Network, WeightsError
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-from posec3d.annotations.pickled import REMEDY, call, check_key, kind, named, set_state
+from posec3d.annotations.pickle_names import REMEDY, call, check_key, kind, named, set_state
 from posec3d.annotations.source import BROKEN_ZIP
 
 MAX_ITEM_BYTES = 2**29

@@ -438,7 +438,7 @@ def test_wrong_flags_end_with_exit_code_2(words, capsys):
     [(None, 9, True), (0, 0, True), (0, 1, False), (0.2, 2, True), (0.2, 3, False), (2, 2, True), (2, 3, False)],
 )
 def test_max_failed_is_a_fraction_or_a_count(limit, failed, allowed):
-    end = contextlib.nullcontext() if allowed else pytest.raises(_job.TooManyFailures, match=f"{failed} of 10 clips")
+    end = contextlib.nullcontext() if allowed else pytest.raises(_job.WorseThanAllowed, match=f"{failed} of 10 clips")
     with end:
         _job.require_few_failures(limit, failed, 10, "clips failed", "t/_failures", {})
 
@@ -450,7 +450,7 @@ def test_the_first_failures_are_told_and_where_the_others_are(caplog):
 
 def test_more_failures_than_allowed_is_exit_code_3(tmp_path, capsys, ray_local):
     def work(_job_):
-        raise _job.TooManyFailures("5 of 6 failed", {"path": str(tmp_path)})
+        raise _job.WorseThanAllowed("5 of 6 failed", {"path": str(tmp_path)})
 
     assert _job.main(lambda: None, work) == 3
     assert json.loads((tmp_path / "summary.json").read_text())["path"] == str(tmp_path)

@@ -164,7 +164,7 @@ def test_a_video_that_waits_for_a_piece_is_told_and_counts_for_max_failed(runs, 
     (clip,) = clips(1, video="long.mp4")
     write_table([dataclasses.replace(clip, clip_id="long-0123456789ab-1of2")], str(tmp_path / "table"))
     job = Predict(runs=runs[:1], table=str(tmp_path / "table"), out=str(tmp_path / "out"), window=1.0, max_failed=0)
-    with pytest.raises(_job.TooManyFailures, match="1 of 1 videos have no prediction") as raised:
+    with pytest.raises(_job.WorseThanAllowed, match="1 of 1 videos have no prediction") as raised:
         run(job)
     assert (raised.value.summary["failed"], raised.value.summary["of them waiting for a piece"]) == (1, 1)
     assert "long.mp4 failed: a piece of it has no poses yet" in caplog.text
@@ -231,7 +231,7 @@ def test_a_clip_that_fails_is_a_row_with_its_cause_and_is_given_up_in_the_end(ra
     table, out = str(tmp_path / "table"), str(tmp_path / "out")
     write_table([*clips(5, video=str(tmp_path / "wave.mp4")), *clips(1, 5)], table)  # the last one has no video
     job = Predict(runs=(rgb,), table=table, out=out, clips=1, actors=1, pictures=0, max_failed=0.1)
-    with pytest.raises(_job.TooManyFailures, match=r"1 of 6 videos have no prediction, --max-failed allows 0\.1"):
+    with pytest.raises(_job.WorseThanAllowed, match=r"1 of 6 videos have no prediction, --max-failed allows 0\.1"):
         run(job)
     assert sorted(row["clip_id"] for row in rows(out)) == [f"c{i}" for i in range(5)]
     for attempts in (2, 3):

@@ -76,6 +76,8 @@ def test_the_job_makes_frames_of_new_clips_and_of_those_that_are_there(tmp_path,
     summary = extract_job.run(dataclasses.replace(both, max_failed=0.5))
     assert (summary["failed"], summary["failures"], summary["clips without frames"]) == (0, [], 1)
     assert [failure["error"] for failure in summary["failures of frames"]] == [f"{videos / 'b.mp4'}: no such file"]
-    with pytest.raises(_job.TooManyFailures, match="1 of 2 clips for --frames failed, --max-failed allows 0") as raised:
+    with pytest.raises(
+        _job.WorseThanAllowed, match="1 of 2 clips for --frames failed, --max-failed allows 0"
+    ) as raised:
         extract_job.run(dataclasses.replace(both, max_failed=0))
     assert raised.value.summary["clips with frames"] == 1
