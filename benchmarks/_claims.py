@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks._data import ESTIMATORS, GROUPS
-from benchmarks._suites import AS_IT_IS, DROPS, JITTERS, LATERALS, LONGER_PEER, LOSSES, MAPS, PEER, SUITES, VARIANTS
+from benchmarks._experiments import AS_IT_IS, DROPS, JITTERS, LATERALS, LOSSES, MAPS, VARIANTS
+from benchmarks._sets import LONGER_PEER, PEER
+from benchmarks._suites import SUITES
 from benchmarks._tables import (
     HEAD,
     Results,

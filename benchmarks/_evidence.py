@@ -9,7 +9,8 @@ import numpy as np
 
 from benchmarks import _claims
 from benchmarks._data import DATA
-from benchmarks._suites import PEER, RATES, RUNS, SUITES
+from benchmarks._sets import PEER, RATES
+from benchmarks._suites import RUNS, SUITES
 from benchmarks._tables import HEAD, Results, Row, minutes, paired, rows_of, spread, table, unfinished
 
 SHORT = {"joints": "joints", "limbs": "limbs", "joints and limbs": "both"}

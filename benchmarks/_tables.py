@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
-from benchmarks._suites import SUITES, Run
+from benchmarks._run import Run
+from benchmarks._suites import SUITES
 from posec3d.clips import RGB_SCALE
 from posec3d.models import RGB
 

@@ -36,7 +36,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import _evidence, _groups, _in_process, _perturb, _rows
 from benchmarks._data import DATA
-from benchmarks._suites import RUNS, SUITES, Run
+from benchmarks._run import Run
+from benchmarks._suites import RUNS, SUITES
 from posec3d import checkpoint as checkpoints
 from posec3d.clips import RGB_SCALE
 from posec3d.config import PRESETS, TrainConfig
