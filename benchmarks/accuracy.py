@@ -41,6 +41,7 @@ from benchmarks._suites import RUNS, SUITES
 from posec3d import checkpoint as checkpoints
 from posec3d.clips import RGB_SCALE
 from posec3d.config import PRESETS, TrainConfig
+from posec3d.machine import MALLOC
 from posec3d.models import RGB, RGBPOSE
 from posec3d.skeletons import skeleton
 from posec3d.storage import write_whole
@@ -387,4 +388,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    if "--in-process" in sys.argv and "GLIBC_TUNABLES" not in os.environ:  # which workers of jobs.train have
+        os.environ["GLIBC_TUNABLES"] = MALLOC
+        os.execv(sys.executable, sys.orig_argv)  # noqa: S606
     main()

@@ -5,7 +5,7 @@
 - overhead: seconds a step of `jobs.train` with one worker, from its metrics.csv, over those of a bare PyTorch loop with
   the same model, optimizer and batch on one resident batch: runs in turns, each in a process of its own. Steps of
   0.4 s and more; the first batch of an epoch is told apart. Also the share of the time spent waiting for batches. The
-  bare loop has glibc's own settings of memory, workers those of `jobs._trainer.MALLOC`, from which it gains a tenth.
+  bare loop has glibc's own settings of memory, workers those of `posec3d.machine.MALLOC`, from which it gains a tenth.
 - start: from the command to the first step, local Ray included.
 - recover: from the SIGKILL of the only worker to the first step of the one that replaces it.
 - checkpoint: seconds that training waits for a checkpoint (its tensors become bytes), and seconds until they are on

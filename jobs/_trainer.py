@@ -34,7 +34,7 @@ from posec3d import speed, synced, training
 from posec3d.checkpoint import Checkpoint
 from posec3d.config import TrainConfig
 from posec3d.index import Index, Share
-from posec3d.machine import cores
+from posec3d.machine import MALLOC, cores
 from posec3d.recognizer import Recognizer
 from posec3d.skeletons import skeleton
 from posec3d.storage import exists, read_whole, remove, write_whole
@@ -43,14 +43,6 @@ log = logging.getLogger(__name__)
 
 DEATHS = 3
 """Times that workers may die in one epoch: that a machine goes is not the run's fault, but an epoch that kills is."""
-
-
-MALLOC = ":".join(
-    f"glibc.malloc.{name}={value}"
-    for name, value in {"arena_max": 1, "hugetlb": 1, "mmap_threshold": 2**32, "trim_threshold": 2**33}.items()
-)
-"""Ray trains in a thread of its worker, whose large blocks glibc would map and unmap anew in every step: a third of a
-step on two cores went into page faults (benchmarks/train.py). With these they come from one heap, in huge pages."""
 
 
 @dataclass(frozen=True, kw_only=True)

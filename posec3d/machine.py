@@ -15,3 +15,11 @@ def cores() -> int:
         quota, period = CGROUP.read_text().split()
         allowed = min(allowed, -(-int(quota) // int(period)))
     return allowed
+
+
+MALLOC = ":".join(
+    f"glibc.malloc.{name}={value}"
+    for name, value in {"arena_max": 1, "hugetlb": 1, "mmap_threshold": 2**32, "trim_threshold": 2**33}.items()
+)
+"""GLIBC_TUNABLES of a process that trains on a CPU. Else large blocks are mapped and unmapped anew in every step: a third
+of a step on two cores goes into page faults (benchmarks/train.py). With these they come from one heap, in huge pages."""
