@@ -21,5 +21,6 @@ MALLOC = ":".join(
     f"glibc.malloc.{name}={value}"
     for name, value in {"arena_max": 1, "hugetlb": 1, "mmap_threshold": 2**32, "trim_threshold": 2**33}.items()
 )
-"""GLIBC_TUNABLES of a process that trains on a CPU. Else large blocks are mapped and unmapped anew in every step: a third
-of a step on two cores goes into page faults (benchmarks/train.py). With these they come from one heap, in huge pages."""
+"""GLIBC_TUNABLES of a process that trains on a CPU. Else large blocks are mapped and unmapped anew in every step: a
+third of a step on two cores went into page faults (benchmarks/train.py). With these they come from one heap, in huge
+pages."""
