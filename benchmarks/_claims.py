@@ -163,11 +163,11 @@ def _families(utd: Mapping[str, Row], variants: Mapping[str, Row]) -> tuple[Foun
     if found == UNKNOWN:
         return found, []
     others = {"3D-CNN after 60": variants.get(AS_IT_IS), "ST-GCN++ after 160": utd.get(LONGER_PEER)}
-    words = "".join(f"; {name} {spread(row.top1('10'))}" for name, row in others.items() if row)
+    words = "".join(f"; {name}: {spread(row.top1('10'))}" for name, row in others.items() if row)
     body = (
         "The table of UTD-MHAD above, and how cost and accuracy go together below. Both families are trained as long "
         "as published, which is three times as many passes over the clips for the 3D-CNN, and about as many minutes. "
-        f"Top-1 with other numbers of passes{words or ': not measured yet'}. So what is shown holds of these recipes, "
+        f"Top-1 with other numbers of passes{words or '; not measured yet'}. So what is shown holds of these recipes, "
         "and not of as many passes."
     )
     return Found(found.words + words, found.ps), [body, "", "![Accuracy against cost](evidence-cost.png)", ""]
@@ -175,11 +175,13 @@ def _families(utd: Mapping[str, Row], variants: Mapping[str, Row]) -> tuple[Foun
 
 def _variants(rows: Mapping[str, Row], others: Sequence[str], words: str) -> tuple[Found, list[str]]:
     """The recipe as it is against one with other frames, or with another crop."""
+    missing = [title for title in others if title not in rows]
     rows = {title: rows[title] for title in (AS_IT_IS, *others) if title in rows}
     found = _better(rows, AS_IT_IS, others[0], {AS_IT_IS: "as it is"})
     if len(rows) < 2 or AS_IT_IS not in rows:
         return found, []
     words = f"Joints; each makes 60 passes over the clips, a quarter of the table's above. {words}"
+    words += f" Not measured yet: {', '.join(missing)}." * bool(missing)
     return found, _beside(words, rows, AS_IT_IS)
 
 
