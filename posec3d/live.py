@@ -8,6 +8,7 @@ when that was known.
 """
 
 import argparse
+import errno
 import json
 import logging
 import math
@@ -35,7 +36,7 @@ from posec3d.weights import WeightsError
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 10.0
-"""A stream that gives nothing for so long is over."""
+"""A stream that gives no frame for so long is over."""
 MEMORY_S = 2.0
 """People are followed in what was seen for so long before the window, too."""
 MIN_FRAMES = 4
@@ -105,15 +106,20 @@ class Newest:
                 self._changed.notify()
 
     def _frames(self) -> Iterator[av.VideoFrame]:
-        last, damage = time.monotonic(), None
-        for packet in self._container.demux(self._stream):
+        last = time.monotonic()
+        damage: InvalidDataError | None = None
+        # Packets of all streams: PyAV's timeout begins anew at each, so that sound would hide that no picture comes.
+        for packet in self._container.demux():
+            if self._over:
+                return
             try:
-                yield from packet.decode()
-                last = time.monotonic()
+                for frame in self._stream.decode(packet) if packet.stream is self._stream else ():
+                    yield frame
+                    last, damage = time.monotonic(), None
             except InvalidDataError as error:  # damaged on its way; the next ones may be whole
                 damage = error
-                if time.monotonic() - last > TIMEOUT_S:
-                    raise
+            if time.monotonic() - last > TIMEOUT_S:
+                raise damage or av.error.TimeoutError(errno.ETIMEDOUT, f"no frame came for {TIMEOUT_S:g} s")
         if damage and not self.received:
             raise damage
 
@@ -134,11 +140,12 @@ class Newest:
         return taken[0], upright(taken[1].to_ndarray(format="rgb24", width=width, height=height, threads=1), self._turn)
 
     def close(self) -> None:
-        """Stop reading."""
+        """Stop reading. A read that waits for data has a second to end, and is left to itself then."""
         self._over = True
         if self._thread.ident is not None:
-            self._thread.join()
-        self._container.close()
+            self._thread.join(1)
+        if not self._thread.is_alive():  # else it still reads from the container
+            self._container.close()
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,74 @@ def test_a_slow_consumer_gets_frames_that_are_new(stream):
     assert later[len(later) // 2] < 1 and later[-1] < 3  # this machine may stall
 
 
+SOUND = """
+import sys, time
+from fractions import Fraction
+import av
+import numpy as np
+
+port, seconds, picture_seconds, sound_seconds = int(sys.argv[1]), *map(float, sys.argv[2:])
+options = {"flush_packets": "1", "max_interleave_delta": "100000"}
+with av.open(f"tcp://127.0.0.1:{port}?listen=1", "w", format="mpegts", options=options) as out:
+    video, audio = out.add_stream("mpeg2video", rate=25), out.add_stream("mp2", rate=32000)
+    video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+    start = time.monotonic()
+    for n in range(int(25 * seconds)):
+        time.sleep(max(0, start + n / 25 - time.monotonic()))
+        if n < 25 * picture_seconds:
+            frame = av.VideoFrame(64, 48, "yuv420p")
+            frame.pts, frame.time_base = n, Fraction(1, 25)
+            out.mux(video.encode(frame))
+        if n < 25 * sound_seconds:
+            sound = av.AudioFrame.from_ndarray(np.zeros((1, 2 * 1280), np.int16), "s16", "stereo")
+            sound.sample_rate, sound.pts, sound.time_base = 32000, 1280 * n, Fraction(1, 32000)
+            out.mux(audio.encode(sound))
+"""
+
+
+@pytest.fixture
+def with_sound():
+    """Opens a stream that lasts for some seconds, and sends pictures and sound for some of them."""
+    processes = []
+
+    def serve(*seconds):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command = [sys.executable, "-c", SOUND, str(port), *map(str, seconds)]
+        processes.append(subprocess.Popen(command, stderr=subprocess.DEVNULL))
+        return connect(lambda: live.Newest(f"tcp://127.0.0.1:{port}"))
+
+    yield serve
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.slow
+def test_a_stream_whose_pictures_stop_is_over_though_its_sound_goes_on(with_sound, monkeypatch):
+    newest = with_sound(40, 7, 40)
+    monkeypatch.setattr(live, "TIMEOUT_S", 2.0)
+    last = time.monotonic()
+    while newest.take() is not None:
+        last = time.monotonic()
+    assert 1.5 < time.monotonic() - last < 10
+    newest.close()
+    assert newest.received and newest.error == "no frame came for 2 s"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sound", [7, 40])
+def test_a_stream_whose_pictures_stop_can_be_closed_at_once(with_sound, sound):
+    newest = with_sound(40, 7, sound)
+    while newest.take() is not None and newest.received < 25:
+        pass
+    time.sleep(5)
+    start = time.monotonic()
+    newest.close()
+    assert time.monotonic() - start < 3
+
+
 @pytest.fixture(scope="module")
 def recognizer():
     config = PRESETS["demo"][1]
