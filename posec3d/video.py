@@ -54,6 +54,9 @@ _MAX_HELD_BYTES = 64 * 2**20
 _MAX_JUMP_S = 10
 """A longer step means that two streams were joined there; the ffmpeg tool uses the same threshold."""
 
+_MAX_FILLED_S = 600
+"""A longer time without a frame is not resampled: one damaged timestamp would make millions of copies of a frame."""
+
 _MAX_REORDER = 8
 """Frames between order of coding and order of display, where the file does not tell."""
 
@@ -330,10 +333,19 @@ class Video:
         for time, frame in frames if self._has_times else _in_order(frames):
             yield max(0, time - self._origin) * self._tick_s, frame
 
+    def _without_gap(self) -> Iterator[tuple[float, av.VideoFrame]]:
+        """Give what `_in_time` does, up to a time without frames that is too long to be filled."""
+        last = None
+        for time, frame in self._in_time():
+            if last is not None:
+                _require_no_gap(self.uri, last, time)
+            yield time, frame
+            last = time
+
     def _chosen(self) -> Iterator[tuple[float, av.VideoFrame]]:
         """Give the frames that were asked for."""
         if self._fps:
-            yield from _resample(self._in_time(), self._fps, self._start_s, self._end_s)
+            yield from _resample(self._without_gap(), self._fps, self._start_s, self._end_s)
             return
         for time, frame in self._in_time():
             if time >= self._end_s - _NOISE_S:
@@ -402,7 +414,8 @@ def open_video(
         A `Video` with `.info`; iterating gives (timestamp_s, frame), frame (H, W, 3) uint8 RGB.
 
     Raises:
-        VideoError: no such file, an empty file, not a video, no video stream, no decodable frame, or no NVDEC.
+        VideoError: no such file, an empty file, not a video, no video stream, no decodable frame, or no NVDEC; while
+            iterating, when it is to be resampled and lacks frames for more than ten minutes.
         ValueError: start_s is negative or not before end_s, fps is not positive, or no such decoder.
         OSError: while iterating, when reading the file fails for a reason other than its content.
     """
@@ -456,6 +469,9 @@ def segments(uri: str | os.PathLike[str], seconds: float, fps: float | None = No
         raise ValueError(f"{os.fspath(uri)}: seconds must be positive, got {seconds}")
     with open_video(uri, fps=fps) as video:
         times, own, rate = video._times(), video._rate, video._fps
+    if rate:
+        for before, after in itertools.pairwise(times):
+            _require_no_gap(os.fspath(uri), before, after)
 
     def frames_before(time_s: float) -> int:
         return _first_at(time_s, rate) if rate else bisect_left(times, time_s - _NOISE_S)
@@ -600,6 +616,16 @@ def _in_order(frames: Iterable[tuple[int, av.VideoFrame]]) -> Iterator[tuple[int
             yield heapq.heappop(times), waiting.popleft()
     while waiting:
         yield heapq.heappop(times), waiting.popleft()
+
+
+def _require_no_gap(uri: str, before_s: float, after_s: float) -> None:
+    """See that the time between a frame and the next one may be filled with copies."""
+    if after_s - before_s > _MAX_FILLED_S:
+        raise VideoError(
+            f"{uri}: no frame for {after_s - before_s:.0f} s after {before_s:.1f} s, where a video that is resampled "
+            f"may lack them for {_MAX_FILLED_S} s at most: a timestamp is damaged, or it is a record with long pauses; "
+            "leave out fps (--fps), or give the file even times first (ffmpeg -i FILE -vf setpts=N/25/TB -r 25 NEW)"
+        )
 
 
 def _first_at(time_s: float, fps: float) -> int:

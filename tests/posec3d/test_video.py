@@ -390,6 +390,19 @@ def test_a_range_after_the_end_is_empty(numbered):
     assert read(numbered("b-frames.mp4"), start_s=100) == []
 
 
+@pytest.mark.parametrize("name", ["jump.mkv", "jump.flv"])
+def test_one_damaged_time_does_not_make_a_resampled_video_endless(tmp_path, name):
+    """Ten million copies of a frame would fill the million seconds; a pause of nine minutes is filled."""
+    path = number_each(tmp_path / name, [*range(45), *range(25_000_045, 25_000_060)])
+    assert len(read(path)) == 60
+    said = rf"{name}: no frame for 1000000 s after 1\.8 s, .* 600 s at most: .* leave out fps"
+    with pytest.raises(VideoError, match=said), open_video(path, fps=10) as video:
+        assert sum(1 for _ in itertools.islice(video, 1000)) < 1000
+    with pytest.raises(VideoError, match=said):
+        segments(path, 60, fps=10)
+    assert len(read(number_each(tmp_path / name, [*range(45), *range(13_500, 13_560)]), fps=2)) == 1085
+
+
 def test_a_video_that_is_not_faster_keeps_its_own_frames(numbered):
     path = numbered("variable.mp4")
     with open_video(path, fps=25) as slow, open_video(path, fps=2) as fast:
