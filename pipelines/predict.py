@@ -11,11 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import ray
 from ray.data import ActorPoolStrategy
 
@@ -238,6 +236,5 @@ def recover(out: str, labels: Sequence[str]) -> int:
 def read(out: str, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
     """The rows of a folder of predictions."""
     for path in tables.data_files(out):
-        fs, name = fsspec.url_to_fs(path)
-        for batch in pq.ParquetFile(fs.open(name, "rb")).iter_batches(1000, columns=columns):
+        for batch in tables.open_parquet(path).iter_batches(1000, columns=columns):
             yield from batch.to_pylist()

@@ -7,7 +7,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 
-import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -135,8 +134,7 @@ def recover(folder: str, schema: pa.Schema, put: Put, pending: str) -> int:
 def clip_ids(folder: str) -> Iterator[pa.ChunkedArray]:
     """The clip_id column of each Parquet file in a folder."""
     for path in tables.data_files(folder):
-        fs, name = fsspec.url_to_fs(path)
-        yield pq.ParquetFile(fs.open(name, "rb")).read(["clip_id"])["clip_id"]
+        yield tables.open_parquet(path).read(["clip_id"])["clip_id"]
 
 
 def write_failures(results: pa.Table, table: str, name: str) -> pa.Table:

@@ -15,7 +15,6 @@ from typing import Any, Literal, TypeVar
 import fsspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from posec3d import table as tables
 from posec3d.skeletons import SKELETONS
@@ -176,10 +175,8 @@ def _parts(uri: str) -> list[str]:
 
 def _add_failures(found: Files, uri: str) -> None:
     for file in tables.data_files(tables.failures_uri(uri)):
-        fs, path = fsspec.url_to_fs(file)
         try:
-            with fs.open(path, "rb") as source:
-                rows = pq.read_table(source).select(FAILURES.names).cast(FAILURES)
+            rows = tables.open_parquet(file).read().select(FAILURES.names).cast(FAILURES)
             rows.validate(full=True)
             if rows["clip_id"].null_count or rows["time"].null_count:
                 raise ValueError("a failure without clip_id or time")

@@ -17,7 +17,6 @@ An entry of the file, that is a name in `video`, is meant for a video when the w
 URI, by whole folder names, with the video's extension or without: `b/x.mp4`, `b/x`, `x.mp4` or `x` for `/a/b/x.mp4`.
 """
 
-import contextlib
 import hashlib
 import io
 import json
@@ -35,7 +34,7 @@ import pyarrow.parquet as pq
 
 from posec3d import coco
 from posec3d.skeletons import COCO17
-from posec3d.table import Clip, clip_id
+from posec3d.table import Clip, clip_id, open_parquet
 from posec3d.track import link
 from posec3d.video import open_video, segments
 
@@ -166,11 +165,8 @@ class Given:
                 poses[frame] = People(people.boxes[seen], people.keypoints[seen], tracks)
         return poses
 
-    @contextlib.contextmanager
-    def _open(self) -> Iterator[pq.ParquetFile]:
-        source = fsspec.open(self.uri, "rb") if self._content is None else io.BytesIO(self._content)
-        with source as file:
-            yield pq.ParquetFile(file, pre_buffer=True)
+    def _open(self) -> pq.ParquetFile:
+        return open_parquet(self.uri) if self._content is None else pq.ParquetFile(io.BytesIO(self._content))
 
     def _find(self, video_uri: str) -> str | None:
         """The entry that is for a video."""

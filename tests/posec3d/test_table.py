@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from s3fs import S3File
 
 from posec3d import table as tables
 from posec3d.table import Clip, data_files, in_split, read_table, write_table
@@ -180,6 +181,24 @@ def test_a_table_on_s3_is_appended_and_read(s3):
     write_table([make_clip(3)], f"{s3}/a/table")
     assert sorted(c.clip_id for c in read_table(f"{s3}/a/table")) == [f"clip{i}" for i in range(4)]
     assert len(data_files(f"{s3}/a/table")) == 3
+
+
+def test_of_a_table_on_s3_is_fetched_what_is_asked_for(s3, monkeypatch):
+    """Small columns without the coordinates, and a row group without the others."""
+    uri, fetched = f"{s3}/a/table", []
+    write_table((make_clip(i, frames=300) for i in range(384)), uri)  # 18 MB
+    fetch = S3File._fetch_range
+    monkeypatch.setattr(S3File, "_fetch_range", lambda *args: fetched.append(fetch(*args)) or fetched[-1])
+
+    def share(read):
+        fetched.clear()
+        read()
+        return sum(map(len, fetched)) / tables.size(uri)
+
+    (path,) = data_files(uri)
+    assert share(lambda: tables.summary(uri)) < 0.1
+    assert share(lambda: tables.open_file(path).read(["clip_id"])) < 0.1
+    assert share(lambda: tables.open_file(path).read_row_group(3)) < 1.1 / 6
 
 
 def test_a_mistyped_bucket_is_an_error_and_not_a_new_bucket(s3):
