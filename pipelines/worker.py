@@ -33,6 +33,8 @@ from posec3d.weights import Network
 log = logging.getLogger(__name__)
 
 STAGES = ("decode", "detect", "pose", "track")
+STORES = ("aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google")
+"""Packages that reach object stores; many of their errors are no OSErrors."""
 VIDEO = pa.schema(
     [
         *(tables.SCHEMA.field(name) for name in ("clip_id", "video", "label", "label_name", "splits")),
@@ -179,7 +181,8 @@ def extract_row(
             )
     except Exception as error:  # one bad video must not stop a job: any error becomes its failure row
         gpu.end_if_lost(error)  # then the clip is tried again
-        stage = "decode" if isinstance(error, VideoError | OSError) else "pose"
+        of_store = type(error).__module__.split(".")[0] in STORES
+        stage = "decode" if of_store or isinstance(error, VideoError | OSError) else "pose"
         if stage == "pose":
             log.exception("pose estimation failed on %s", row["video"])
         message = str(error) if isinstance(error, VideoError) else f"{type(error).__name__}: {error}"

@@ -28,7 +28,7 @@ import numpy as np
 from av.codec.hwaccel import HWAccel, HWDeviceType
 from av.error import ExternalError, FFmpegError
 
-from posec3d.storage import content_version, whole_file
+from posec3d.storage import content_version, reaching, whole_file
 
 log = logging.getLogger(__name__)
 
@@ -567,15 +567,19 @@ def _open_file(uri: str) -> IO[bytes]:
     """Open for reading; always a file object, as FFmpeg would take a colon in a name for a protocol."""
     try:
         if "://" in uri:
-            filesystem, path = fsspec.url_to_fs(uri)
-            file: Any = filesystem.open(path, "rb", block_size=_BLOCK_BYTES)
+            with reaching(uri):
+                filesystem, path = fsspec.url_to_fs(uri)
+                file: Any = filesystem.open(path, "rb", block_size=_BLOCK_BYTES)
+                begins = file.read(1)  # some stores refuse only this
         else:
             file = Path(uri).open("rb")
+            begins = file.read(1)
     except FileNotFoundError as error:
         raise VideoError(f"{uri}: no such file") from error
-    except (OSError, ValueError, ImportError) as error:  # the last two: fsspec lacks the protocol
-        raise VideoError(f"{uri}: cannot be opened ({type(error).__name__}: {error})") from error
-    if not file.read(1):
+    except Exception as error:  # fsspec lacks the protocol, or a store's own error, which need not be an OSError
+        said = str(error).removeprefix(f"{uri}: ")
+        raise VideoError(f"{uri}: cannot be opened ({type(error).__name__}: {said})") from error
+    if not begins:
         file.close()
         raise VideoError(f"{uri}: the file is empty (0 bytes)")
     file.seek(0)

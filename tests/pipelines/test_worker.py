@@ -4,6 +4,8 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import aiohttp
+import fsspec
 import numpy as np
 import pytest
 
@@ -139,3 +141,28 @@ def test_an_error_without_words_is_told_by_its_name(tmp_path, tools, monkeypatch
     row = {"clip_id": "a", "video": "s3://bucket/a.mp4", "attempts": 0, "pieces": []}
     (cut,) = cut_into_pieces(row, Options(segment_seconds=1.0))
     assert extract_row(cut, *tools, Options(segment_seconds=1.0))["error"] == "TimeoutError"
+
+
+def test_a_store_without_credentials_is_a_failure_of_reading_with_advice(s3, tools, tmp_path, monkeypatch, caplog):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    result = extract_row({"clip_id": "a", "video": f"{s3}/a.mp4", "attempts": 0}, *tools, Options())
+    assert result["stage"] == "decode" and not caplog.messages
+    assert result["error"].startswith(
+        "s3://bucket/a.mp4: cannot be opened (PermissionError: Unable to locate credentials"
+    )
+    assert "On S3 credentials are looked for in AWS_ACCESS_KEY_ID" in result["error"]
+
+
+def test_a_connection_that_breaks_off_is_a_failure_of_reading(tools, monkeypatch, caplog):
+    def broken(*_, **__):
+        raise aiohttp.ClientPayloadError("not all was sent")
+
+    monkeypatch.setattr("pipelines.worker.extract_poses", broken)
+    result = extract_row({"clip_id": "a", "video": "s3://bucket/a.mp4", "attempts": 0}, *tools, Options())
+    assert result["stage"] == "decode" and result["error"] == "ClientPayloadError: not all was sent"
+    assert not caplog.messages
