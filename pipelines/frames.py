@@ -1,7 +1,7 @@
 """Frames: keypoint table + videos -> JPEG pictures beside the table, by Ray Data tasks; the driver alone writes.
 
-A clip is one task and one row of `_frames/`. What is there is not made again, so a run that was killed loses what it
-had not written yet: `COMMIT_BYTES` of pictures at most.
+A clip is one task and one row of `_frames/`; `extract.WAVE` clips are one execution. What is there is not made again,
+so a run that was killed loses what it had not written yet: `COMMIT_BYTES` of pictures, and a wave's failures at most.
 """
 
 import datetime
@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 
+from pipelines import extract
 from pipelines.worker import attempts_here
 from posec3d import table as tables
 from posec3d.frames import FRAMES, STAGE, Crop, cut_frames, locate, to_row, write_frames
@@ -22,7 +23,7 @@ from posec3d.video import VideoError
 COMMIT_BYTES = 2**27
 """Pictures of so many bytes make a file."""
 
-_PLACE = pa.schema([("file", pa.string()), ("row_group", pa.int64()), ("row", pa.int64())])
+_PLACE = pa.schema([("clip_id", pa.string()), ("file", pa.string()), ("row_group", pa.int64()), ("row", pa.int64())])
 _RESULT = pa.schema([*FRAMES, ("video", pa.string()), ("error", pa.string()), ("seconds", pa.float64())])
 
 
@@ -40,7 +41,7 @@ class Progress:
 
 
 def missing(table: str) -> pa.Table:
-    """Where the clips without stored frames lie in the table: file, row_group, row."""
+    """The clips without stored frames, and where they lie in the table: clip_id, file, row_group, row."""
     _, places = locate(table)
     rows = []
     for path in tables.data_files(table):
@@ -48,7 +49,7 @@ def missing(table: str) -> pa.Table:
         for group in range(file.num_row_groups):
             ids = file.read_row_group(group, ["clip_id"])["clip_id"].to_pylist()
             rows += [
-                {"file": path, "row_group": group, "row": row}
+                {"clip_id": clip_id, "file": path, "row_group": group, "row": row}
                 for row, clip_id in enumerate(ids)
                 if clip_id not in places
             ]
@@ -78,25 +79,26 @@ def store(
 
     def cut(batch: pa.Table) -> pa.Table:
         (place,) = batch.to_pylist()
-        group = tables.open_file(place["file"]).read_row_group(place["row_group"])
-        (clip,) = tables.arrow_to_clips(group.slice(place["row"], 1))
-        began, row = time.monotonic(), dict.fromkeys(_RESULT.names)
+        clip_id = place["clip_id"]
+        began, row = time.monotonic(), {**dict.fromkeys(_RESULT.names), "clip_id": clip_id, "video": ""}
         try:
             # Ray runs a dead worker's task again without end; a task is one clip, so its deaths are that clip's.
-            if (deaths := ray.get(attempts.deaths.remote(clip.clip_id))) >= max_attempts:
-                raise VideoError(f"{clip.video}: its worker process died {deaths} times")
-            ray.get(attempts.begin.remote(clip.clip_id))
-            row |= to_row(clip.clip_id, cut_frames(clip, most=most, crop=crop))
-        except Exception as error:  # one bad video must not stop a job
-            said = str(error) if isinstance(error, VideoError) else f"{type(error).__name__}: {error}"
-            row |= {"clip_id": clip.clip_id, "error": said}
-        ray.get(attempts.end.remote(clip.clip_id))
-        row |= {"video": clip.video, "seconds": time.monotonic() - began}
+            if (deaths := ray.get(attempts.deaths.remote(clip_id))) >= max_attempts:
+                raise VideoError(f"{clip_id}: its worker process died {deaths} times")
+            ray.get(attempts.begin.remote(clip_id))
+            group = tables.open_file(place["file"]).read_row_group(place["row_group"])
+            (clip,) = tables.arrow_to_clips(group.slice(place["row"], 1))
+            row["video"] = clip.video
+            row |= to_row(clip_id, cut_frames(clip, most=most, crop=crop))
+        except Exception as error:  # one bad video must not stop a job, nor a storage that fails to give one clip
+            row["error"] = str(error) if isinstance(error, VideoError) else f"{type(error).__name__}: {error}"
+        ray.get(attempts.end.remote(clip_id))
+        row["seconds"] = time.monotonic() - began
         return pa.Table.from_pylist([row], _RESULT)
 
     progress = Progress()
     waiting: list[dict[str, Any]] = []
-    held = 0
+    held = told = 0
 
     def commit() -> None:
         nonlocal waiting, held
@@ -104,29 +106,37 @@ def store(
             write_frames(waiting, table, uuid.uuid4().hex)
         waiting, held = [], 0
 
-    blocks = ray.data.from_arrow([places.slice(i, 1000) for i in range(0, places.num_rows, 1000)])
-    results = blocks.repartition(target_num_rows_per_block=1, strict=True).map_batches(
-        cut, batch_size=1, batch_format="pyarrow"
-    )
+    def tell() -> None:
+        nonlocal told
+        if new := progress.errors[told:]:
+            now = datetime.datetime.now(datetime.UTC)
+            rows = [{**error, "stage": STAGE, "attempts": 1, "time": now} for error in new]
+            tables.write_file(pa.Table.from_pylist(rows, tables.FAILURES), tables.failures_uri(table))
+        told = len(progress.errors)
+
     try:
-        for block in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            for row in block.to_pylist():
-                progress.seconds += row["seconds"]
-                if row["error"] is not None:
-                    progress.failed += 1
-                    progress.errors.append({name: row[name] for name in ("clip_id", "video", "error")})
-                else:
-                    size = sum(map(len, row["images"]))
-                    progress.clips, progress.pictures = progress.clips + 1, progress.pictures + len(row["images"])
-                    progress.bytes, held = progress.bytes + size, held + size
-                    waiting.append({name: row[name] for name in FRAMES.names})
-                    if held >= COMMIT_BYTES:
-                        commit()
-            on_progress(progress)
+        for start in range(0, places.num_rows, extract.WAVE):
+            wave = places.slice(start, extract.WAVE)
+            blocks = ray.data.from_arrow([wave.slice(i, 1000) for i in range(0, wave.num_rows, 1000)])
+            results = blocks.repartition(target_num_rows_per_block=1, strict=True).map_batches(
+                cut, batch_size=1, batch_format="pyarrow"
+            )
+            for block in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                for row in block.to_pylist():
+                    progress.seconds += row["seconds"]
+                    if row["error"] is not None:
+                        progress.failed += 1
+                        progress.errors.append({name: row[name] for name in ("clip_id", "video", "error")})
+                    else:
+                        size = sum(map(len, row["images"]))
+                        progress.clips, progress.pictures = progress.clips + 1, progress.pictures + len(row["images"])
+                        progress.bytes, held = progress.bytes + size, held + size
+                        waiting.append({name: row[name] for name in FRAMES.names})
+                        if held >= COMMIT_BYTES:
+                            commit()
+                on_progress(progress)
+            tell()
     finally:
         commit()
-        if progress.errors:
-            now = datetime.datetime.now(datetime.UTC)
-            rows = [{**error, "stage": STAGE, "attempts": 1, "time": now} for error in progress.errors]
-            tables.write_file(pa.Table.from_pylist(rows, tables.FAILURES), tables.failures_uri(table))
+        tell()
     return progress

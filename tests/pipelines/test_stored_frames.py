@@ -2,13 +2,15 @@
 
 import dataclasses
 import shutil
+from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 
 from jobs import _job
 from jobs import extract as extract_job
-from pipelines import frames
+from pipelines import extract, frames
 from posec3d import actors
 from posec3d.frames import locate, read_frames
 from posec3d.table import Clip, read_failures, read_table, write_table
@@ -53,6 +55,29 @@ def test_files_are_written_as_they_fill(table, ray_local, monkeypatch):
     frames.store(table, frames.missing(table), most=2, crop="whole")
     files, places = locate(table)
     assert len(files) == len(places) == 3
+
+
+def test_failures_are_written_after_each_wave(table, ray_local, monkeypatch):
+    """A table of millions is many executions, and who looks at its failures need not wait for the last one."""
+    monkeypatch.setattr(extract, "WAVE", 3)
+    told = []
+    todo = frames.missing(table).sort_by("clip_id")  # the third one fails
+    done = frames.store(table, todo, most=2, crop="whole", on_progress=lambda _: told.append(set(read_failures(table))))
+    assert (done.clips, done.failed) == (3, 1)
+    assert told == [set(), set(), set(), {"c2"}]
+    assert len(list((Path(table) / "_failures").iterdir())) == 1
+
+
+def test_a_clip_whose_row_cannot_be_read_fails_alone(table, ray_local):
+    """As when S3 refuses a request once."""
+    todo = frames.missing(table)
+    lost = pc.if_else(pc.equal(todo["clip_id"], "c1"), f"{table}/gone.parquet", todo["file"])
+    todo = todo.set_column(todo.schema.get_field_index("file"), "file", lost)
+    done = frames.store(table, todo, most=2, crop="whole")
+    assert (done.clips, done.failed) == (2, 2)
+    failure = read_failures(table)["c1"]
+    assert failure["stage"] == "frames" and "FileNotFoundError" in failure["error"] and "gone" in failure["error"]
+    assert set(frames.missing(table)["clip_id"].to_pylist()) == {"c1", "c2"}
 
 
 @pytest.mark.slow
