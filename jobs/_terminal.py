@@ -20,6 +20,8 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from posec3d.storage import unsigned
+
 FLAGS = ("--quiet", "--json", "--debug")
 HELP = (
     "Every job also takes --quiet (only warnings and errors are said), --json (stdout is the content of summary.json "
@@ -59,7 +61,8 @@ def take(words: Sequence[str]) -> list[str]:
 
 
 def redacted(text: str) -> str:
-    """Text without passwords of URIs, and without what the environment keeps secret."""
+    """Text without passwords and signatures of URIs, and without what the environment keeps secret."""
+    text = unsigned(text)
     text = re.sub(r"(://[^/\s:@]*):[^/\s@]+@", r"\1:***@", text)
     for name, value in os.environ.items():
         kept = re.search("SECRET|TOKEN|PASSWORD|ACCESS_KEY|API_KEY", name) and not re.search("_(PATH|FILE)$", name)

@@ -18,6 +18,7 @@ from pipelines import extract
 from pipelines.worker import attempts_here
 from posec3d import table as tables
 from posec3d.frames import FRAMES, STAGE, Crop, cut_frames, locate, to_row, write_frames
+from posec3d.storage import unsigned
 from posec3d.video import VideoError
 
 COMMIT_BYTES = 2**27
@@ -126,7 +127,8 @@ def store(
                     progress.seconds += row["seconds"]
                     if row["error"] is not None:
                         progress.failed += 1
-                        progress.errors.append({name: row[name] for name in ("clip_id", "video", "error")})
+                        error = {name: unsigned(row[name]) for name in ("video", "error")}
+                        progress.errors.append({"clip_id": row["clip_id"], **error})
                     else:
                         size = sum(map(len, row["images"]))
                         progress.clips, progress.pictures = progress.clips + 1, progress.pictures + len(row["images"])

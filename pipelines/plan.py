@@ -13,7 +13,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from posec3d import table as tables
-from posec3d.storage import exists, files_below, reaching
+from posec3d.storage import exists, files_below, reaching, unsigned
 
 log = logging.getLogger(__name__)
 
@@ -77,9 +77,9 @@ def find_videos(root: str, labels: str | None = None) -> list[Video]:
         raise ValueError(what)
     seen: set[str] = set()
     for path, _, _ in found:
-        if path in seen:
-            raise ValueError(f"{labels}: {path} is named twice; join its splits by ';' in one row")
-        seen.add(path)
+        if (known := unsigned(path)) in seen:
+            raise ValueError(f"{labels}: {known} is named twice; join its splits by ';' in one row")
+        seen.add(known)
     return [Video(tables.clip_id(path), path, None, label, splits) for path, label, splits in found]
 
 

@@ -26,6 +26,7 @@ from posec3d import estimators
 from posec3d import table as tables
 from posec3d.given import Given, given_poses
 from posec3d.pose import Detector, Extracted, PoseEstimator, extract_poses
+from posec3d.storage import unsigned
 from posec3d.stored import HEATMAPS, heatmaps_row
 from posec3d.video import Decoder, Segment, VideoError, require_nvdec, segments
 from posec3d.weights import Network
@@ -184,7 +185,7 @@ def extract_row(
         of_store = type(error).__module__.split(".")[0] in STORES
         stage = "decode" if of_store or isinstance(error, VideoError | OSError) else "pose"
         if stage == "pose":
-            log.exception("pose estimation failed on %s", row["video"])
+            log.exception("pose estimation failed on %s", unsigned(row["video"]))
         message = str(error) if isinstance(error, VideoError) else f"{type(error).__name__}: {error}"
         return failure(row, stage, message, row["attempts"] + 1)
     known = {name: row[name] for name in ("clip_id", "video", "label", "label_name", "splits")}

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from posec3d import table as tables
-from posec3d.storage import read_whole, remove, write_whole
+from posec3d.storage import read_whole, remove, unsigned, write_whole
 
 Put = Callable[[pa.Table, str, str], None]
 """Appends results to a folder, in files of a name."""
@@ -143,6 +143,9 @@ def write_failures(results: pa.Table, table: str, name: str) -> pa.Table:
     if bad.num_rows:
         now = datetime.datetime.now(datetime.UTC)
         columns = [column for column in tables.FAILURES.names if column != "time"]
-        rows = [{**row, "time": now} for row in bad.select(columns).to_pylist()]
+        rows = [
+            {**row, "video": unsigned(row["video"] or ""), "error": unsigned(row["error"]), "time": now}
+            for row in bad.select(columns).to_pylist()
+        ]
         tables.write_file(pa.Table.from_pylist(rows, tables.FAILURES), tables.failures_uri(table), name)
     return good

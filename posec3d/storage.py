@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import random
+import re
 import signal
 import socket
 import threading
@@ -60,6 +61,34 @@ def reaching(uri: str) -> Iterator[None]:
         if "Credentials" in type(error).__name__:  # botocore's errors are no OSErrors, and it may not be there
             raise PermissionError(f"{uri}: {error}. {_CREDENTIALS}") from error
         raise
+
+
+_QUERY = re.compile(r"""(?<=://)([^\s'"<>?]*)\?([^\s'"<>)]*[^\s'"<>):,.])""")
+_SIGNED = {
+    "Signature": {"Signature", "Expires", "AWSAccessKeyId", "GoogleAccessId", "Key-Pair-Id", "Policy"},
+    "sig": {"sig", *"se si sp spr sr srt ss st sv sip sdd skoid sktid skt ske sks skv".split()},
+}
+"""A parameter that signs a URL, and those that come with it: of AWS's older way, CloudFront and Google; of Azure."""
+
+
+def unsigned(text: str) -> str:
+    """Text without the signatures of the URLs in it, which are secrets and differ from one listing to the next.
+
+    Parameters of other meaning stay; short ones, as `st`, go only from a URL that is signed by a scheme that has them.
+    """
+
+    def without(match: re.Match[str]) -> str:
+        pairs = match[2].split("&")
+        names = [pair.split("=")[0] for pair in pairs]
+        known = set().union(*(also for mark, also in _SIGNED.items() if mark in names))
+        kept = [
+            pair
+            for pair, name in zip(pairs, names, strict=True)
+            if name not in known and not name.startswith(("X-Amz-", "X-Goog-"))
+        ]
+        return match[1] + ("?" + "&".join(kept) if kept else "")
+
+    return _QUERY.sub(without, text)
 
 
 @contextlib.contextmanager

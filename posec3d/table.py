@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from posec3d.skeletons import convert, skeleton
-from posec3d.storage import open_copy, reaching, write_whole
+from posec3d.storage import open_copy, reaching, unsigned, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,8 @@ def with_skeleton(clip: Clip, name: str) -> Clip:
 
 
 def clip_id(video: str) -> str:
-    """A name for a whole video that is stable across runs: its file name and a digest of its URI."""
+    """A name for a whole video that is stable across runs: its file name and a digest of its URI without signatures."""
+    video = unsigned(video)
     stem = video.rstrip("/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
     return f"{stem}-{hashlib.blake2b(video.encode(errors='surrogateescape'), digest_size=6).hexdigest()}"
 

@@ -28,7 +28,7 @@ import numpy as np
 from av.codec.hwaccel import HWAccel, HWDeviceType
 from av.error import ExternalError, FFmpegError
 
-from posec3d.storage import content_version, reaching, whole_file
+from posec3d.storage import content_version, reaching, unsigned, whole_file
 
 log = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ class Video:
         if self._num_bad or self._num_repeated or self._num_decoded < 0.95 * announced:
             log.warning(
                 "%s: truncated or damaged: %d frames decoded, %s announced, %d packets unreadable, %d frames repeated",
-                self.uri, self._num_decoded, announced or "none", self._num_bad, self._num_repeated,
+                unsigned(self.uri), self._num_decoded, announced or "none", self._num_bad, self._num_repeated,
             )  # fmt: skip
 
     def _open(self) -> None:
@@ -203,7 +203,7 @@ class Video:
                 raise VideoError(f"{self.uri}: a video stream, but not one frame can be decoded")
             if gpu and self._stream.codec_context.pix_fmt != "cuda":
                 codec, pixels = self._stream.codec_context.name, self._stream.codec_context.pix_fmt
-                log.warning("%s: NVDEC does not decode %s of %s here; the CPU does", self.uri, codec, pixels)
+                log.warning("%s: NVDEC does not decode %s of %s here; the CPU does", unsigned(self.uri), codec, pixels)
             self._origin, frame = first
             self._frames = itertools.chain([first], frames)
             self._opened = True

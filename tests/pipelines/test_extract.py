@@ -171,3 +171,12 @@ def test_what_a_killed_driver_had_saved_comes_into_the_table_once(mixed, tools, 
     assert len(list(tables.read_table(str(tmp_path)))) == 2
     assert not list(pending.iterdir())
     assert extract.recover(str(tmp_path)) == 0
+
+
+def test_the_signature_of_a_video_is_not_in_its_failure(tmp_path):
+    video = "https://h/a.mp4?X-Amz-Signature=5ec2e7"
+    row = worker.failure({"clip_id": "a", "video": video}, "decode", f"{video}: no such file", 1)
+    results = worker.to_arrow([{**row, "began": 0.0, "ended": 0.0}])
+    assert writer.write_failures(results, str(tmp_path), "x").num_rows == 0
+    failure = tables.read_failures(str(tmp_path))["a"]
+    assert (failure["video"], failure["error"]) == ("https://h/a.mp4", "https://h/a.mp4: no such file")

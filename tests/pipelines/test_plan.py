@@ -44,6 +44,7 @@ def test_a_labels_file_names_videos_labels_and_splits(tmp_path):
         ("file,label\na.mp4,x\n", "header is file,label, wanted video,label"),
         ("video,label\n,x\n", "no video in this row"),
         ("video,label\na.mp4,x\na.mp4,y\n", "named twice; join its splits"),
+        ("video,label\nhttps://h/a?sig=1,x\nhttps://h/a?sig=2,y\n", "https://h/a is named twice"),
         ("video,label\n" + 2000 * "a.mp4,x\n" + "b.mp4,caf\xe9\n", "not UTF-8 .*; save it as UTF-8"),
         ("video,label\na.mp4," + 200_000 * "x", r"not CSV \(field larger than .*, after line 1\)"),
     ],

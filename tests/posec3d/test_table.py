@@ -120,6 +120,12 @@ def test_files_beside_the_data_are_not_data(tmp_path):
     assert len(list(read_table(str(tmp_path)))) == 1
 
 
+def test_a_video_signed_anew_is_the_same_video():
+    plain, signed = "https://h/a.mp4", "https://h/a.mp4?X-Amz-Date={0}&X-Amz-Signature={0}.7/b"
+    assert tables.clip_id(plain) == tables.clip_id(signed.format(1)) == tables.clip_id(signed.format(2))
+    assert tables.clip_id(f"{plain}?versionId=1") != tables.clip_id(f"{plain}?versionId=2")
+
+
 def test_a_newer_table_is_refused(tmp_path):
     table = tables.rows_to_arrow([tables.to_row(make_clip())]).replace_schema_metadata({tables.VERSION_KEY: b"99"})
     pq.write_table(table, tmp_path / "new.parquet")
