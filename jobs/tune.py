@@ -9,6 +9,7 @@ import csv
 import dataclasses
 import functools
 import io
+import itertools
 import json
 import logging
 import os
@@ -66,7 +67,8 @@ class Tune(train_job.Train):
     sweep: _space.SweepName | None = None
     """A ready grid over what the paper varies."""
     trials: int | None = None
-    """Trials in all; None is each combination of a grid, or 20 where something is drawn."""
+    """Trials in all; None is each combination of a grid, or 20 where something is drawn. Fewer than there are train
+    none, and all are ranked."""
     metric: Metric = "val_top1"
     """What is best, in the best epoch of each trial."""
     scheduler: Literal["asha", "none"] = "asha"
@@ -183,11 +185,16 @@ class Ledger:
         self.params: dict[str, dict[str, Any]] = {}
         self.ended: dict[str, dict[str, Any]] = {}
         self.names = [f"{number:04d}" for number in range(count)]
-        for name in self.names:
+        # Those beyond --trials, of a time when it was higher, are not trained but ranked: one may be the best.
+        for number in itertools.count():
+            name = f"{number:04d}"
             said = json.loads(read_whole(self.file(name, "trial.json")) or b"{}")
+            if not said and number >= count:
+                break
             if said:
                 self.params[name] = said["params"]
-            if said.get("status") and not (job.retry_failed and said["status"] == "failed"):
+            again = job.retry_failed and said.get("status") == "failed" and number < count
+            if said.get("status") and not again:
                 self.ended[name] = said
         self.optuna = None
         if job.searcher == "optuna":

@@ -209,6 +209,30 @@ def test_a_folder_with_another_sweep_is_refused(table, tmp_path):
         tune._same_sweep(grown, space)
 
 
+def ended(out, *values):
+    """Trials that are over, each of one epoch that came to a value."""
+    for number, value in enumerate(values):
+        folder = out / f"trials/{number:04d}"
+        folder.mkdir(parents=True)
+        (folder / "trial.json").write_text(json.dumps({"params": {"optim.lr": 0.1}, "status": "over", "error": ""}))
+        (folder / "metrics.csv").write_text(f"epoch,val_top1,val_loss\n1,{value},1\n")
+        for name in ("best.safetensors", "last.safetensors", "config.json"):
+            (folder / name).write_text(f"{name} of {number}")
+
+
+DRAWN = {"search": (("optim.lr=loguniform:1e-4,1e-1",),)}
+
+
+@pytest.mark.parametrize("retry_failed", [False, True])
+def test_fewer_trials_than_there_are_keep_the_best_of_all(table, tmp_path, retry_failed):
+    ended(tmp_path, 0.5, 0.6, 0.9, 0.4)
+    failed = {"params": {"optim.lr": 0.1}, "status": "failed", "error": "the loss is nan"}
+    (tmp_path / "trials/0003/trial.json").write_text(json.dumps(failed))
+    summary = tune.run(job(table, tmp_path, trials=2, retry_failed=retry_failed, **DRAWN))
+    assert (summary["best trial"], summary["best val_top1"], summary["trials"]) == ("0002", 0.9, 4)
+    assert (tmp_path / "best/best.safetensors").read_text() == "best.safetensors of 2"
+
+
 def test_optuna_learns_where_the_good_values_are():
     pytest.importorskip("optuna")
     space = _space.parse(["optim.lr=loguniform:1e-6,1", "clip.area=choice:[0.5,1],[1,1]", "clip.length=int:4,8"])
