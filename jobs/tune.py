@@ -34,7 +34,7 @@ from jobs import train as train_job
 from posec3d import sweep as sweeps
 from posec3d.config import PRESETS
 from posec3d.index import index_options
-from posec3d.storage import exists, read_whole, remove, write_whole
+from posec3d.storage import clear, exists, read_whole, remove, write_whole
 from posec3d.sweep import Trial
 
 log = logging.getLogger("posec3d")
@@ -399,7 +399,9 @@ def _report(job: Tune, space: _space.Space, ledger: Ledger) -> dict[str, Any]:
         raise ValueError(f"no trial got through an epoch; the first failed with: {best.error}")
     with _job.lock(f"{job.out}/best"):  # jobs.train may go on with the one before
         if read_whole(f"{job.out}/best/last.safetensors") != read_whole(ledger.file(best.name, "last.safetensors")):
-            remove(f"{job.out}/best/_state/tracked")  # another run for MLflow and W&B
+            # Evaluations, curves, older epochs and who it is to MLflow and W&B are another model's. Its last checkpoint
+            # stays until it is replaced: if this is interrupted, the next report does all of it again.
+            clear(f"{job.out}/best", "lock", "last.safetensors")
         for name in ("best.safetensors", "last.safetensors", "config.json", "metrics.csv", "final.json"):
             content = read_whole(ledger.file(best.name, name))
             if content is not None:

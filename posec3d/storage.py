@@ -9,6 +9,7 @@ import logging
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import threading
@@ -227,6 +228,22 @@ def remove(uri: str) -> None:
     fs, name = fsspec.url_to_fs(uri)
     with contextlib.suppress(FileNotFoundError):
         fs.rm_file(name)
+
+
+def clear(uri: str, *keep: str) -> None:
+    """Delete what is in a folder at a local path or any URI, but for files in it of the names `keep`."""
+    fs, folder = fsspec.url_to_fs(uri)
+    if not isinstance(fs, LocalFileSystem):
+        fs.invalidate_cache(folder)
+        for path in fs.find(folder):
+            if path.removeprefix(f"{folder}/") not in keep:
+                fs.rm_file(path)
+    elif os.path.exists(folder):
+        for entry in os.scandir(folder):
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry)
+            elif entry.name not in keep:
+                os.unlink(entry)
 
 
 def files_below(fs: Any, top: str) -> dict[str, int]:

@@ -233,6 +233,36 @@ def test_fewer_trials_than_there_are_keep_the_best_of_all(table, tmp_path, retry
     assert (tmp_path / "best/best.safetensors").read_text() == "best.safetensors of 2"
 
 
+def test_another_best_model_takes_nothing_over_from_the_one_before(table, tmp_path):
+    ended(tmp_path, 0.5)
+    best = tmp_path / "best"
+    tune.run(job(table, tmp_path, trials=1, **DRAWN))
+    told = ("evaluate/test-1clip/summary.json", "epochs/0001.safetensors", "learning_curves.png", "_state/tracked")
+    for name in told:
+        (best / name).parent.mkdir(parents=True, exist_ok=True)
+        (best / name).touch()
+    tune.run(job(table, tmp_path, trials=1, **DRAWN))
+    assert all((best / name).exists() for name in told)  # the same model
+    shutil.rmtree(tmp_path / "trials")
+    ended(tmp_path, 0.4, 0.5)
+    tune.run(job(table, tmp_path, trials=2, **DRAWN))
+    copied = ("best.safetensors", "last.safetensors", "config.json", "metrics.csv")
+    assert {path.name for path in best.iterdir()} - {"lock"} == {*copied}
+    assert {(best / name).read_text() for name in copied[:3]} == {f"{name} of 1" for name in copied[:3]}
+
+
+def test_a_replacement_of_the_best_model_that_was_interrupted_is_done_again(table, tmp_path):
+    ended(tmp_path, 0.5)
+    best = tmp_path / "best"
+    best.mkdir()
+    (best / "last.safetensors").write_text("of a model before")  # half of it is gone, half of the next one is there
+    (best / "best.safetensors").write_text("best.safetensors of 0")
+    (best / "learning_curves.png").touch()
+    tune.run(job(table, tmp_path, trials=1, **DRAWN))
+    assert not (best / "learning_curves.png").exists()
+    assert (best / "last.safetensors").read_text() == "last.safetensors of 0"
+
+
 def test_optuna_learns_where_the_good_values_are():
     pytest.importorskip("optuna")
     space = _space.parse(["optim.lr=loguniform:1e-6,1", "clip.area=choice:[0.5,1],[1,1]", "clip.length=int:4,8"])

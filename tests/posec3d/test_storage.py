@@ -1,4 +1,4 @@
-"""A lease on an object store: who lost it while suspended is interrupted, and writes nothing more."""
+"""Folders that are emptied; a lease on an object store: who lost it is interrupted, and writes nothing more."""
 
 import json
 import signal
@@ -85,3 +85,18 @@ def test_a_lease_is_renewed_as_long_as_it_is_held_and_then_free(short):
 )
 def test_signatures_of_urls_are_left_out_and_nothing_else(text, wanted):
     assert storage.unsigned(text) == (wanted or text.partition("?")[0])
+
+
+@pytest.mark.parametrize("where", ["disk", "s3"])
+def test_a_folder_is_emptied_but_for_what_is_to_be_kept(where, tmp_path, request):
+    top = str(tmp_path) if where == "disk" else request.getfixturevalue("s3")
+    names = ("run/lock", "run/a", "run/deep/er/lock", "run2/a")
+    for name in names:
+        storage.write_whole(f"{top}/{name}", b"x")
+    if where == "disk":
+        (tmp_path / "run/link").symlink_to(tmp_path / "run2", target_is_directory=True)
+    storage.clear(f"{top}/run", "lock")
+    assert [name for name in names if storage.exists(f"{top}/{name}")] == ["run/lock", "run2/a"]
+    if where == "disk":
+        assert [path.name for path in (tmp_path / "run").iterdir()] == ["lock"]
+    storage.clear(f"{top}/none")
