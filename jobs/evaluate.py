@@ -119,13 +119,17 @@ def run(job: Evaluate) -> dict[str, Any]:
 
 def _default_out(job: Evaluate) -> str:
     """A folder in the first run's, named after the test: another one for each thing that can be tested."""
-    test = f"{job.split or 'all'}-{job.clips}clip{'s' if job.clips > 1 else ''}{'-flip' if job.flip else ''}"
+    split = "all" if job.split is None else job.split
+    test = f"{split}-{job.clips}clip{'s' if job.clips > 1 else ''}{'-flip' if job.flip else ''}"
     folder = job.runs[0].removesuffix(".safetensors")
     if _trained(job.runs[0]).get("table") != job.table:  # not what it was trained on
         test += f"-on-{posixpath.basename(job.table)}-{_digest(job.table)}"
     if len(job.runs) > 1:  # beside the first run's own result, and that of its fusion with others
         test += f"-fused-{_digest(repr((job.runs, job.weights, job.weights_split)))}"
-    return f"{folder}/evaluate/{re.sub(r'[^A-Za-z0-9_-]+', '_', test)}"
+    name = re.sub(r"[^A-Za-z0-9_-]+", "_", test)
+    if name != test or job.split == "all":  # other splits, or None, are called the same
+        name += f"-{_digest(test)}"
+    return f"{folder}/evaluate/{name}"
 
 
 def _trained(uri: str) -> dict[str, Any]:

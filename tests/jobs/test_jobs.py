@@ -123,15 +123,26 @@ def test_evaluation_counts_every_clip_once_and_fuses_runs(run, table, tmp_path):
 def test_results_on_two_tables_lie_in_two_folders(tmp_path):
     run, table = f"{tmp_path}/run", f"{tmp_path}/a/table"
     _job.write_json(f"{run}/config.json", {"table": table})
-    own = evaluate.Evaluate(runs=(run,), table=table, split="!train,b")
-    assert evaluate._default_out(own) == f"{run}/evaluate/_train_b-1clip"
+    own = evaluate.Evaluate(runs=(run,), table=table, split="fold_b")
+    assert evaluate._default_out(own) == f"{run}/evaluate/fold_b-1clip"
     best = dataclasses.replace(own, runs=(f"{run}/best.safetensors",), clips=10, flip=True)
-    assert evaluate._default_out(best) == f"{run}/best/evaluate/_train_b-10clips-flip"
+    assert evaluate._default_out(best) == f"{run}/best/evaluate/fold_b-10clips-flip"
     kept = dataclasses.replace(own, runs=(f"{run}/epochs/0002.safetensors",))
-    assert evaluate._default_out(kept) == f"{run}/epochs/0002/evaluate/_train_b-1clip"
+    assert evaluate._default_out(kept) == f"{run}/epochs/0002/evaluate/fold_b-1clip"
     others = [evaluate._default_out(dataclasses.replace(own, table=f"{tmp_path}/{name}/table")) for name in "bc"]
-    assert all(out.startswith(f"{run}/evaluate/_train_b-1clip-on-table-") for out in others)
+    assert all(out.startswith(f"{run}/evaluate/fold_b-1clip-on-table-") for out in others)
     assert others[0] != others[1]
+
+
+def test_results_on_two_splits_lie_in_two_folders(tmp_path):
+    _job.write_json(f"{tmp_path}/config.json", {"table": "t"})
+    splits = ["测试", "验证", "a.b", "a,b", "a_b", "!a_b", "all", None]
+    jobs = [evaluate.Evaluate(runs=(str(tmp_path),), table="t", split=split) for split in splits]
+    outs = [evaluate._default_out(job) for job in jobs]
+    assert len(set(outs)) == len(splits)
+    assert outs[3].startswith(f"{tmp_path}/evaluate/a_b-1clip-")
+    assert outs[4] == f"{tmp_path}/evaluate/a_b-1clip"
+    assert outs[-1] == f"{tmp_path}/evaluate/all-1clip"
 
 
 @pytest.mark.parametrize(("split", "learnt"), [("train", 8), (None, 8), ("test", 0)])
