@@ -74,7 +74,7 @@ class Tune(train_job.Train):
     scheduler: Literal["asha", "none"] = "asha"
     """asha stops trials that are worse than others were after as many epochs; none trains all to their end."""
     grace: int = 1
-    """Epochs that asha lets every trial have."""
+    """Epochs that asha lets every trial have; at least --val-every."""
     reduction: int = 3
     """asha keeps one of so many trials after 1, n, n^2, ... times --grace epochs."""
     searcher: Literal["random", "optuna"] = "random"
@@ -330,7 +330,8 @@ def _scheduler(job: Tune, ledger: Ledger) -> TrialScheduler:
         metric=job.metric,
         mode=job.mode,
         max_t=10**6,  # a trial knows itself when it is over
-        grace_period=job.grace,
+        # Where the first rung lies before the first validation, it is filled by later ones, of unlike epochs.
+        grace_period=max(job.grace, job.val_every),
         reduction_factor=job.reduction,
     )
     for name in ledger.ended:

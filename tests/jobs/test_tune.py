@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -261,6 +262,20 @@ def test_a_replacement_of_the_best_model_that_was_interrupted_is_done_again(tabl
     tune.run(job(table, tmp_path, trials=1, **DRAWN))
     assert not (best / "learning_curves.png").exists()
     assert (best / "last.safetensors").read_text() == "last.safetensors of 0"
+
+
+def test_asha_compares_trials_after_equally_many_epochs_where_validations_are_far_between(table, tmp_path):
+    """Rungs are at epochs 3 and 9: after 6 nobody is stopped, whatever the others were then."""
+    rare = job(table, tmp_path, val_every=3, **DRAWN)
+    asha = tune._scheduler(rare, tune.Ledger(rare, {}, 1))
+    heard = {}
+    for epoch, values in {3: (0.3, 0.4, 0.5), 6: (0.8, 0.7, 0.6), 9: (0.8, 0.85, 0.7)}.items():
+        for name, value in enumerate(values):
+            trial = SimpleNamespace(trial_id=str(name))
+            if epoch == 3:
+                asha.on_trial_add(None, trial)
+            heard[epoch, name] = asha.on_trial_result(None, trial, {"epoch": epoch, rare.metric: value})
+    assert [key for key, said in heard.items() if said == "STOP"] == [(9, 2)]
 
 
 def test_optuna_learns_where_the_good_values_are():
