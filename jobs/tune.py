@@ -268,11 +268,22 @@ def _train(job: Tune, ledger: Ledger) -> None:
 
 
 def _trial(config: dict[str, Any], job: Tune) -> None:
-    """One trial: its training run, each epoch reported as its row appears in metrics.csv."""
+    """One trial; what it would end with again is written down, as a training run's workers do."""
     own = job.trial(config["name"], config["params"])
+    said = f"{own.out}/_state/error"
+    remove(said)  # of a trial that is tried again
+    try:
+        _follow(own, job)
+    except (ValueError, _job.UsageError) as error:
+        write_whole(said, (str(error) or type(error).__name__).encode())
+        raise
+
+
+def _follow(own: train_job.Train, job: Tune) -> None:
+    """A trial's training run, each epoch reported as its row appears in metrics.csv."""
+    plan = train_job.prepare(own)
     machines = sum(node["Alive"] for node in ray.nodes())
-    neighbours = -(-job.concurrent // machines) - 1
-    plan = dataclasses.replace(train_job.prepare(own), best_by=job.metric, neighbours=neighbours)
+    plan = dataclasses.replace(plan, best_by=job.metric, neighbours=-(-job.concurrent // machines) - 1)
     train_job.same_config(own, plan)
     before = len(_trainer.read_metrics(plan.file("metrics.csv")))
     failed: list[BaseException] = []
@@ -286,10 +297,11 @@ def _trial(config: dict[str, Any], job: Tune) -> None:
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    told = 0.0
+    told, rows = 0.0, []
     while True:
         over = not thread.is_alive()  # asked before the rows are read
-        rows = _trainer.read_metrics(plan.file("metrics.csv"))
+        with contextlib.suppress(Exception):  # of a storage that is away; what trains will tell
+            rows = _trainer.read_metrics(plan.file("metrics.csv"))
         # Those of an earlier start are told with the first new one: Tune may end this process at once, and what Ray
         # Train holds while its workers start is given back by nobody.
         for row in rows if over or len(rows) > before else ():
@@ -353,11 +365,16 @@ class _Book(tune.Callback):
         self._end(trial.config["name"], "over")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """It failed."""
+        """It failed; or something else did, such as a machine or the storage, and it has not ended."""
+        name = trial.config["name"]
+        if final := read_whole(self.ledger.file(name, "_state/error")):
+            self._end(name, "failed", final.decode())
+            return
         lines: list[str] = []
         with contextlib.suppress(OSError):
             lines = Path(trial.error_file).read_text().strip().splitlines()
-        self._end(trial.config["name"], "failed", lines[-1] if lines else "its process died")
+        why = lines[-1].strip() if lines else "its process died"
+        log.warning("trial %s did not end: %s; the same command again goes on with it", name, why)
 
     def _end(self, name: str, status: str, error: str = "") -> None:
         self.ledger.end(name, status, error)

@@ -278,6 +278,46 @@ def test_asha_compares_trials_after_equally_many_epochs_where_validations_are_fa
     assert [key for key, said in heard.items() if said == "STOP"] == [(9, 2)]
 
 
+def params(name):
+    return {"name": name, "params": {"optim.lr": 0.1}}
+
+
+def test_a_trial_is_over_by_what_would_end_it_again_and_not_by_a_lost_machine(table, tmp_path, caplog):
+    sweep = job(table, tmp_path, trials=2, **DRAWN)
+    ledger = tune.Ledger(sweep, _space.parse(DRAWN["search"][0]), 2)
+    for name in ledger.names:
+        ledger.begin(name)
+    with pytest.raises(_job.UsageError):
+        tune._trial(params("0000"), dataclasses.replace(sweep, table="/nowhere"))
+    book = tune._Book(ledger, lambda done, note: None)
+    for name in ledger.names:
+        file = tmp_path / f"error_{name}.txt"
+        file.write_text("Failure # 1\nThe actor died unexpectedly\n\tits node has died\n")
+        book.on_trial_error(0, [], SimpleNamespace(config=params(name), error_file=str(file)))
+    assert ledger.left == ["0001"] == tune.Ledger(sweep, ledger.space, 2).left
+    assert "trial 0001 did not end: its node has died; the same command again goes on with it" in caplog.text
+    assert ledger.ended["0000"]["error"].startswith("no keypoint table at /nowhere")
+
+
+@pytest.mark.ray
+def test_a_storage_that_is_away_for_a_while_ends_no_trial(table, tmp_path, monkeypatch, ray_local):
+    heard = []
+    rows = tmp_path / "trials/0000/metrics.csv"
+
+    def train(plan):
+        rows.mkdir()  # reading it is an error
+        time.sleep(2 * tune.POLL)
+        assert not heard
+        rows.rmdir()
+        rows.write_text("epoch,val_top1\n1,0.5\n2,0.6\n")
+
+    monkeypatch.setattr("jobs._trainer.fit", train)
+    monkeypatch.setattr("ray.tune.report", heard.append)
+    (tmp_path / "trials/0000").mkdir(parents=True)
+    tune._trial(params("0000"), job(table, tmp_path, trials=1, **DRAWN))
+    assert [row["epoch"] for row in heard] == [1, 2]
+
+
 def test_optuna_learns_where_the_good_values_are():
     pytest.importorskip("optuna")
     space = _space.parse(["optim.lr=loguniform:1e-6,1", "clip.area=choice:[0.5,1],[1,1]", "clip.length=int:4,8"])
