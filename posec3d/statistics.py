@@ -19,7 +19,7 @@ from posec3d.skeletons import skeleton
 
 QUALITY = 0.3  # clips under it are of low quality, unless another value is given
 BINS = 20  # of a histogram of shares
-LONG = 10_000  # rows of a table that grows with the data: folders, frame sizes, suspected clips
+LONG = 10_000  # rows of a table that grows with the data: folders, frame rates and sizes, suspected clips
 WORST = 100  # clips of the lowest quality that are named
 SAMPLE_CLASSES = 6  # whose best, median and worst clips are shown
 
@@ -70,7 +70,8 @@ def summarise(counts: Counts, failures: Mapping[str, Any] | None = None, quality
         "length_histogram": _spread(_counted(clips["frames"])),
         "track_lengths": _lengths(counts.tracks),
         "track_histogram": _spread(counts.tracks),
-        "fps": _grouped(clips, ["fps"]),
+        # A phone's clips have a rate each, and all of them are shown as 29.97.
+        "fps": _grouped(pa.table({"fps": fps.round(2)}), ["fps"])[:LONG],
         "resolutions": _grouped(clips, ["width", "height"])[:LONG],
         "models": _grouped(clips, ["pose_model", "detector"]),
         "persons_per_clip": [{"persons": k, "clips": n} for k, n in sorted(_counted(clips["persons"]).items())],

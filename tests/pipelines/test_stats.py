@@ -223,6 +223,22 @@ def test_sources_of_frames(found: dict):
     assert found["models"] == [{"pose_model": "p", "detector": "d", "clips": 5}]
 
 
+def test_frame_rates_that_look_the_same_are_one():
+    clips = [walker(f"c{i}", 2, 0, label=0, fps=29.97 + i / 10_000) for i in range(-40, 41)]
+    found = summarise(counted([*clips, walker("other", 2, 0, label=0, fps=30.0)]))
+    assert found["fps"] == [{"fps": 29.97, "clips": 81}, {"fps": 30.0, "clips": 1}]
+
+
+def test_a_table_with_more_frame_rates_than_anybody_reads_lists_the_most_frequent():
+    clips = [walker("c", 1, 0, label=0, fps=25.0), walker("d", 1, 0, label=0, fps=25.0)]
+    counts = counted(clips)
+    many = counts.clips[0].slice(0, 1)
+    counts.clips += [many.set_column(many.column_names.index("fps"), "fps", pa.array([1 + i / 100], pa.float32()))
+                     for i in range(10_100) if i != 2400]  # fmt: skip
+    found = summarise(counts)["fps"]
+    assert len(found) == 10_000 and found[0] == {"fps": 25.0, "clips": 2}
+
+
 def test_statistics_do_not_depend_on_how_the_table_is_cut(found: dict):
     counts = counted(CLIPS[::-1])
     counts.totals["bytes"] = 7_000
