@@ -6,7 +6,6 @@ All of it is of the process, as its terminal is: a job that executes other jobs 
 import contextlib
 import logging
 import os
-import re
 import shutil
 import signal
 import sys
@@ -20,7 +19,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from posec3d.storage import unsigned
+from posec3d.storage import redacted
 
 FLAGS = ("--quiet", "--json", "--debug")
 HELP = (
@@ -58,17 +57,6 @@ def take(words: Sequence[str]) -> list[str]:
     global quiet, as_json, debug
     quiet, as_json, debug = (flag in words for flag in FLAGS)
     return [word for word in words if word not in FLAGS]
-
-
-def redacted(text: str) -> str:
-    """Text without passwords and signatures of URIs, and without what the environment keeps secret."""
-    text = unsigned(text)
-    text = re.sub(r"(://[^/\s:@]*):[^/\s@]+@", r"\1:***@", text)
-    for name, value in os.environ.items():
-        kept = re.search("SECRET|TOKEN|PASSWORD|ACCESS_KEY|API_KEY", name) and not re.search("_(PATH|FILE)$", name)
-        if kept and len(value) >= 8:
-            text = text.replace(value, "***")
-    return text
 
 
 class _Log(logging.Handler):

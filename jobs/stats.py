@@ -11,7 +11,7 @@ from posec3d import table as tables
 from posec3d.limits import Limits, in_words, judge, read_limits
 from posec3d.report import Sample, sample, stats_html
 from posec3d.statistics import charts, to_csv
-from posec3d.storage import write_whole
+from posec3d.storage import redacted, write_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +54,9 @@ def run(job: Stats) -> dict[str, Any]:
     if verdicts:
         found["limits"] = verdicts
     samples: list[Sample] = [sample(read_clip(row), row["rank"], row["quality"]) for row in found["samples"]]
+    # Reports are handed on. Only now, for samples were read by their URIs.
+    found = redacted(found)
+    comparison = found.get("comparison")
     path = job.report
     write = charts(found)
     if comparison:

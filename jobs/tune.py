@@ -34,7 +34,7 @@ from jobs import train as train_job
 from posec3d import sweep as sweeps
 from posec3d.config import PRESETS
 from posec3d.index import index_options
-from posec3d.storage import clear, exists, read_whole, remove, write_whole
+from posec3d.storage import clear, exists, read_whole, redacted, remove, write_whole
 from posec3d.sweep import Trial
 
 log = logging.getLogger("posec3d")
@@ -239,7 +239,7 @@ class Ledger:
         rows = _trainer.read_metrics(self.file(name, "metrics.csv"))
         whole = rows and rows[-1]["epoch"] >= epochs
         status = ended["status"] if ended["status"] == "failed" else "finished" if whole else "stopped"
-        return Trial(name, self.params[name], status, rows, epochs, ended["error"])
+        return Trial(name, self.params[name], status, rows, epochs, redacted(ended["error"]))
 
 
 def _train(job: Tune, ledger: Ledger) -> None:
@@ -402,12 +402,12 @@ def _report(job: Tune, space: _space.Space, ledger: Ledger) -> dict[str, Any]:
         said = "" if value is None else f"{value:.4f}"
         best_epoch = trial.best_epoch(job.metric, job.mode)
         writer.writerow([rank, trial.name, trial.status, value, best_epoch, len(trial.rows), *values, trial.error])
-        error = _terminal.redacted(trial.error)[:60]
-        table.add_row(*(str(rank), trial.name, trial.status, said, f"{len(trial.rows)}/{trial.epochs}", *values, error))
+        epochs = f"{len(trial.rows)}/{trial.epochs}"
+        table.add_row(*(str(rank), trial.name, trial.status, said, epochs, *values, trial.error[:60]))
     _terminal.show(table)
     write_whole(f"{job.out}/trials.csv", text.getvalue().encode())
     logs = [key for key in keys if _space.is_log(space[key])]
-    about = {"table": job.table, "validated with": job.val_split, "model": job.config.model.name}
+    about = {"table": redacted(job.table), "validated with": job.val_split, "model": job.config.model.name}
     about |= {key: _space.describe(space[key]) for key in keys}
     html = sweeps.report_html(ranked, keys, job.metric, job.mode, about=about, logarithmic=logs)
     write_whole(f"{job.out}/report.html", html.encode())

@@ -17,12 +17,13 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import fsspec
 from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _CREDENTIALS = (
@@ -212,6 +213,28 @@ def _make_room(folder: Path, newest: Path, limit: int) -> None:
             if size > limit and copy != newest:
                 copy.unlink()
                 Path(f"{copy}.lock").unlink(missing_ok=True)
+
+
+def redacted(value: T) -> T:
+    """Text, or that in dictionaries and lists, without passwords and signatures of URIs and the environment's secrets."""
+    named = "SECRET|TOKEN|PASSWORD|ACCESS_KEY|API_KEY"
+    kept = (
+        text for name, text in os.environ.items() if re.search(named, name) and not re.search("_(PATH|FILE)$", name)
+    )
+    secrets = [text for text in kept if len(text) >= 8]
+
+    def one(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: one(part) for key, part in value.items()}
+        if isinstance(value, list):
+            return [one(part) for part in value]
+        if isinstance(value, str):
+            value = re.sub(r"(://[^/\s:@]*):[^/\s@]+@", r"\1:***@", unsigned(value))
+            for secret in secrets:
+                value = value.replace(secret, "***")
+        return value
+
+    return one(value)
 
 
 def exists(uri: str) -> bool:

@@ -278,6 +278,18 @@ def test_asha_compares_trials_after_equally_many_epochs_where_validations_are_fa
     assert [key for key, said in heard.items() if said == "STOP"] == [(9, 2)]
 
 
+def test_a_sweeps_report_holds_no_passwords(table, tmp_path, monkeypatch):
+    monkeypatch.setenv("STORE_PASSWORD", "opensesame")
+    shutil.copytree(table, tmp_path / "opensesame")
+    ended(tmp_path, 0.5, 0.4)
+    failed = {"params": {"optim.lr": 0.1}, "status": "failed", "error": "sftp://me:hunter2@host/table: no such file"}
+    (tmp_path / "trials/0001/trial.json").write_text(json.dumps(failed))
+    summary = tune.run(job(str(tmp_path / "opensesame"), tmp_path, trials=2, **DRAWN))
+    for text in ((tmp_path / "report.html").read_text(), (tmp_path / "trials.csv").read_text(), json.dumps(summary)):
+        assert "hunter2" not in text and "opensesame" not in text
+        assert "sftp://me:***@host/table" in text
+
+
 def params(name):
     return {"name": name, "params": {"optim.lr": 0.1}}
 

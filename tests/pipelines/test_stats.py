@@ -393,6 +393,30 @@ def test_two_tables_are_compared_by_clip_id(table, tmp_path, ray_local):
 
 
 @pytest.mark.ray
+def test_a_report_holds_no_passwords(tmp_path, monkeypatch, ray_local):
+    from jobs import stats
+
+    monkeypatch.setenv("STORE_PASSWORD", "opensesame")
+    table, out = str(tmp_path / "opensesame"), tmp_path / "report"
+    tables.write_table([walker("a", 10, 1, label=0, video="sftp://me:hunter2@host/videos/a.mp4")], table)
+    failure = {
+        "clip_id": "b",
+        "video": "sftp://me:hunter2@host/b.mp4",
+        "stage": "decode",
+        "error": "sftp://me:hunter2@",
+    }
+    failure |= {"attempts": 1, "time": datetime.datetime.now(datetime.UTC)}
+    tables.write_file(pa.Table.from_pylist([failure], tables.FAILURES), tables.failures_uri(table))
+    stats.run(stats.Stats(table=table, report=str(out), against=table))
+    written = {path.name: path.read_text() for path in out.rglob("*.*")}
+    assert {"index.html", "statistics.json", "sources.csv"} <= written.keys()
+    assert [name for name, text in written.items() if "hunter2" in text or "opensesame" in text] == []
+    found = json.loads(written["statistics.json"])
+    assert found["table"] == found["comparison"]["against"] == str(tmp_path / "***")
+    assert found["sources"][0]["folder"] == "sftp://me:***@host/videos"
+
+
+@pytest.mark.ray
 def test_job_without_a_table_is_a_usage_error(tmp_path, ray_local):
     from jobs import _job, stats
 
