@@ -146,7 +146,8 @@ def compare(
         found.add(part)
         done += number
         advance(100 * done / len(rows), f"{done:,} clips")
-    return differences(found, len(here), len(there), matched, min(matched, len(rows)), against)
+    mine, theirs = (pc.count_distinct(table["clip_id"]).as_py() for table in (here, there))
+    return differences(found, mine, theirs, matched, min(matched, len(rows)), against)
 
 
 def count_places(table_uri: str) -> pa.Table:

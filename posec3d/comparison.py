@@ -108,8 +108,8 @@ def summarise(found: Differences, here: int, there: int, matched: int, chosen: i
 
     Args:
         found: of all clips compared.
-        here: clips of the table.
-        there: clips of the other one.
+        here: clip_ids of the table; one that several rows have counts once, here as in `matched`.
+        there: those of the other one.
         matched: clip_ids in both.
         chosen: how many of them were looked at.
         against: the other table's URI.

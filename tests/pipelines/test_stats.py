@@ -393,6 +393,18 @@ def test_two_tables_are_compared_by_clip_id(table, tmp_path, ray_local):
 
 
 @pytest.mark.ray
+def test_a_clip_that_a_table_has_twice_is_matched_once(tmp_path, ray_local):
+    from pipelines.stats import compare, count_places
+
+    one, other = str(tmp_path / "one"), str(tmp_path / "other")
+    tables.write_table([walker(name, 10, 1, label=0) for name in "aabc"], one, rows_per_file=1)
+    tables.write_table([walker(name, 10, 1, label=0) for name in "aaabd"], other, rows_per_file=2)
+    found = compare(count_places(one), other)
+    assert (found["matched"], found["only_here"], found["only_there"]) == (2, 1, 1)
+    assert found["measures"]["unmatched"] == 0.5  # c and d of a, b, c, d
+
+
+@pytest.mark.ray
 def test_a_report_holds_no_passwords(tmp_path, monkeypatch, ray_local):
     from jobs import stats
 
