@@ -9,7 +9,7 @@ import logging
 import posixpath
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,16 +76,16 @@ def run(job: Evaluate) -> dict[str, Any]:
             known = names[number] if number < len(names) else "none"
             raise _job.UsageError(f"label {number} is {name!r} in {job.table}, but {known!r} in {job.runs[0]}")
     _job.require_splits(job.table, found, job.split, job.weights_split)
-    _require_clips(job, found)
-    for uri in job.runs:
-        _tell_learnt(job, uri, job.split, "this is no test of it")
+    asked = {job.split} if job.weights_split is None else {job.split, job.weights_split}
+    learnt = _learnt(job)
+    clips = _clips(job.table, asked.union(learnt.values()))
+    _require_clips(job, {split: clips[split] for split in asked}, found)
+    for uri, split in learnt.items():
+        _tell_learnt(uri, clips[job.split], clips[split], "this is no test of it")
         if job.weights_split is not None:
-            _tell_learnt(job, uri, job.weights_split, "weights chosen on them favour what overfits")
+            _tell_learnt(uri, clips[job.weights_split], clips[split], "weights chosen on them favour what overfits")
 
-    indices = {
-        split: [_index(job, model, split) for model in models]
-        for split in {job.split, job.weights_split if job.weights_split is not None else job.split}
-    }
+    indices = {split: [_index(job, model, split) for model in models] for split in asked}
 
     _ray.connect()
     weights = np.array(job.weights or [1.0] * len(models))
@@ -143,40 +143,41 @@ def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 
 
-def _require_clips(job: Evaluate, found: dict[str, Any]) -> None:
+def _clips(table: str, splits: Iterable[str | None]) -> dict[str | None, set[str]]:
+    """Ids of the labelled clips in each of some split expressions, of one reading: a remote table is slow."""
+    found: dict[str | None, set[str]] = {split: set() for split in splits}
+    for group in tables.read_row_groups(table, ["clip_id", "label", "splits"]):
+        for row in group.to_pylist():
+            for split, ids in found.items():
+                if row["label"] is not None and tables.in_split(row["splits"] or (), split):
+                    ids.add(row["clip_id"])
+    return found
+
+
+def _require_clips(job: Evaluate, clips: dict[str | None, set[str]], found: dict[str, Any]) -> None:
     """See that there is something to test, and that the weights are not chosen on any of it."""
-    tested, weighed = (
-        {row["clip_id"] for row in _small(job.table) if tables.in_split(row["splits"] or (), split)}
-        for split in (job.split, job.weights_split)
-    )
-    for split, clips in ((job.split, tested), (job.weights_split, weighed)):
-        if not clips:
+    for split, ids in clips.items():
+        if not ids:
             raise _job.UsageError(
                 f"no labelled clip in split {split!r} of {job.table}; it has {sorted(found['splits'])}"
             )
-    if job.weights_split is not None and (shared := tested & weighed):
+    if job.weights_split is not None and (shared := clips[job.split] & clips[job.weights_split]):
         raise _job.UsageError(
             f"{len(shared)} clips of --weights-split {job.weights_split!r} are tested too, for example {min(shared)}; "
             "weights chosen on them would flatter the test"
         )
 
 
-def _tell_learnt(job: Evaluate, uri: str, asked: str | None, consequence: str) -> None:
-    """Say so if a run has learnt from clips of the split that is asked for."""
-    learnt = _trained(uri)
-    if learnt.get("table") == job.table:
-        sides = [
-            [tables.in_split(row["splits"] or (), split) for split in (asked, learnt["train_split"])]
-            for row in _small(job.table)
-        ]
-        if seen := sum(all(both) for both in sides):
-            tested = sum(one for one, _ in sides)
-            log.warning("%s has learnt from %d of the %d clips: %s", uri, seen, tested, consequence)
+def _learnt(job: Evaluate) -> dict[str, str | None]:
+    """The split that each run has learnt from, of those that were trained on this table."""
+    trained = {uri: _trained(uri) for uri in job.runs}
+    return {uri: said["train_split"] for uri, said in trained.items() if said.get("table") == job.table}
 
 
-def _small(table: str) -> Iterator[dict[str, Any]]:
-    for group in tables.read_row_groups(table, ["clip_id", "label", "splits"]):
-        yield from (row for row in group.to_pylist() if row["label"] is not None)
+def _tell_learnt(uri: str, asked: set[str], learnt: set[str], consequence: str) -> None:
+    """Say so if a run has learnt from clips that it is asked about."""
+    if seen := asked & learnt:
+        log.warning("%s has learnt from %d of the %d clips: %s", uri, len(seen), len(asked), consequence)
 
 
 def _index(job: Evaluate, model: Checkpoint, split: str | None) -> Index:

@@ -13,6 +13,7 @@ import torch
 
 from jobs import _job, _ray, evaluate, predict, stats, train
 from posec3d import actors, load
+from posec3d import table as tables
 from posec3d.checkpoint import Checkpoint, build_model, save
 from posec3d.checkpoint import load as load_checkpoint
 from posec3d.config import PRESETS, ModelConfig, OptimConfig
@@ -149,8 +150,23 @@ def test_results_on_two_splits_lie_in_two_folders(tmp_path):
 @pytest.mark.parametrize("file", ["", "/best.safetensors", "/epochs/0001.safetensors"])
 def test_a_test_on_clips_that_were_learnt_is_said_to_be_none(run, table, caplog, split, learnt, file):
     caplog.clear()
-    evaluate._tell_learnt(evaluate.Evaluate(runs=(run + file,), table=table), run + file, split, "so what")
+    ((uri, trained),) = evaluate._learnt(evaluate.Evaluate(runs=(run + file,), table=table)).items()
+    clips = evaluate._clips(table, {split, trained})
+    evaluate._tell_learnt(uri, clips[split], clips[trained], "so what")
     assert [record.args[1] for record in caplog.records] == [learnt] * bool(learnt)
+
+
+def test_which_clips_are_tested_and_learnt_from_takes_one_reading_of_the_table(table, tmp_path, monkeypatch, caplog):
+    weights = build_model(CONFIG, "coco17", 2).state_dict()
+    save(Checkpoint(CONFIG, actors.ACTIONS[:2], "coco17", weights), f"{tmp_path}/best.safetensors")
+    _job.write_json(f"{tmp_path}/config.json", {"table": table, "train_split": "!test"})
+    read, plain = [], tables.read_row_groups
+    monkeypatch.setattr(tables, "read_row_groups", lambda uri, names: read.append(names) or plain(uri, names))
+    monkeypatch.setattr(_ray, "connect", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        evaluate.run(evaluate.Evaluate(runs=(str(tmp_path),) * 2, table=table, split="train"))
+    assert [names for names in read if names[0] == "clip_id"] == [["clip_id", "label", "splits"]]
+    assert "has learnt from 8 of the 8 clips" in caplog.text
 
 
 @pytest.mark.ray
