@@ -58,7 +58,8 @@ class Tune(train_job.Train):
     val_split: str = field()
     """Clips that decide which trial is best. Never those of the final test; there is no default for that reason."""
     final_clips: int = 0
-    """Test each trial's best model at its end on the validation split, with so many clips of each row; 0 does not."""
+    """Test a trial's best model when it has trained to its end, on the validation split, with so many clips of a row;
+    trials that are over already are not tested. 0 tests none."""
     search: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction] = ()
     """FIELD=KIND:VALUES, such as optim.lr=loguniform:1e-4,1e-1 heatmap.sigma=choice:0.6,1.0 clip.length=grid:16,32;
     kinds: grid (each), choice, uniform, loguniform, int, logint (lowest,highest). A+B=grid:[1,2],[3,4] sets two."""
@@ -241,6 +242,11 @@ class Ledger:
         status = ended["status"] if ended["status"] == "failed" else "finished" if whole else "stopped"
         return Trial(name, self.params[name], status, rows, epochs, redacted(ended["error"]))
 
+    def tested(self, name: str) -> dict[str, float]:
+        """What the test at a trial's end came to, as asked for now; empty without one."""
+        found: dict[str, float] = json.loads(read_whole(self.file(name, "final.json")) or b"{}")
+        return found if self.job.final_clips and found.get("views") == self.job.final_clips else {}
+
 
 def _train(job: Tune, ledger: Ledger) -> None:
     """Train all trials that are left, as many at once as the job says."""
@@ -391,19 +397,25 @@ def _report(job: Tune, space: _space.Space, ledger: Ledger) -> dict[str, Any]:
     """Rank the trials; write trials.csv, report.html and best/."""
     ranked = sweeps.ranked([ledger.trial(name) for name in sorted(ledger.ended)], job.metric, job.mode)
     keys = [*space]
+    tested = {trial.name: ledger.tested(trial.name) for trial in ranked}
+    final = [f"top1 of {job.final_clips} clips"] if job.final_clips else []
     table = Table(title="trials", title_justify="left")
-    for title in ("rank", "trial", "status", job.metric, "epochs", *keys, "error"):
+    for title in ("rank", "trial", "status", job.metric, *final, "epochs", *keys, "error"):
         table.add_column(title)
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerow(["rank", "trial", "status", job.metric, "best_epoch", "epochs", *keys, "error"])
+    tests = ["final_top1", "final_mean_class"] if final else []
+    writer.writerow(["rank", "trial", "status", job.metric, *tests, "best_epoch", "epochs", *keys, "error"])
     for rank, trial in enumerate(ranked, 1):
         value, values = trial.value(job.metric, job.mode), [sweeps.text(trial.params.get(key)) for key in keys]
         said = "" if value is None else f"{value:.4f}"
         best_epoch = trial.best_epoch(job.metric, job.mode)
-        writer.writerow([rank, trial.name, trial.status, value, best_epoch, len(trial.rows), *values, trial.error])
+        found = [tested[trial.name].get(name.removeprefix("final_")) for name in tests]
+        row = [rank, trial.name, trial.status, value, *found, best_epoch, len(trial.rows), *values, trial.error]
+        writer.writerow(row)
+        shown = ["" if top1 is None else f"{top1:.4f}" for top1 in found[:1]]
         epochs = f"{len(trial.rows)}/{trial.epochs}"
-        table.add_row(*(str(rank), trial.name, trial.status, said, epochs, *values, trial.error[:60]))
+        table.add_row(*(str(rank), trial.name, trial.status, said, *shown, epochs, *values, trial.error[:60]))
     _terminal.show(table)
     write_whole(f"{job.out}/trials.csv", text.getvalue().encode())
     logs = [key for key in keys if _space.is_log(space[key])]
@@ -436,9 +448,10 @@ def _report(job: Tune, space: _space.Space, ledger: Ledger) -> dict[str, Any]:
         **{f"best {key}": sweeps.text(best.params[key]) for key in keys},
         f"best {job.metric}": value,
         "best epoch": best.best_epoch(job.metric, job.mode),
+        **({f"best, {job.final_clips} clips": tested[best.name]["top1"]} if tested[best.name] else {}),
         "ranked": [
             {"trial": t.name, "status": t.status, "params": t.params, "epochs": len(t.rows)}
-            | {job.metric: t.value(job.metric, job.mode), "error": t.error}
+            | {job.metric: t.value(job.metric, job.mode), "final": tested[t.name] or None, "error": t.error}
             for t in ranked
         ],
         "best run": f"{job.out}/best",

@@ -278,6 +278,25 @@ def test_asha_compares_trials_after_equally_many_epochs_where_validations_are_fa
     assert [key for key, said in heard.items() if said == "STOP"] == [(9, 2)]
 
 
+def test_what_trials_came_to_when_tested_is_told(table, tmp_path, capsys):
+    ended(tmp_path, 0.5, 0.6, 0.4)
+    for number, views in ((0, 3), (1, 10)):
+        found = {"clips": 6, "views": views, "top1": 0.75, "top5": 1.0, "mean_class": 0.7}
+        (tmp_path / f"trials/{number:04d}/final.json").write_text(json.dumps(found))
+    ten = tune.run(job(table, tmp_path, trials=3, final_clips=10, **DRAWN))
+    assert "0.7500" in capsys.readouterr().out
+    rows = list(csv.DictReader((tmp_path / "trials.csv").open()))
+    assert [(row["trial"], row["final_top1"], row["final_mean_class"]) for row in rows] == [
+        ("0001", "0.75", "0.7"), ("0000", "", ""), ("0002", "", "")
+    ]  # fmt: skip
+    assert ten["best, 10 clips"] == 0.75
+    assert [row["final"] and row["final"]["views"] for row in ten["ranked"]] == [10, None, None]
+    three = tune.run(job(table, tmp_path, trials=3, final_clips=3, **DRAWN))
+    assert "best, 3 clips" not in three and three["ranked"][1]["final"]["top1"] == 0.75
+    tune.run(job(table, tmp_path, trials=3, **DRAWN))
+    assert "final_top1" not in (tmp_path / "trials.csv").read_text()
+
+
 def test_a_sweeps_report_holds_no_passwords(table, tmp_path, monkeypatch):
     monkeypatch.setenv("STORE_PASSWORD", "opensesame")
     shutil.copytree(table, tmp_path / "opensesame")
