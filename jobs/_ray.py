@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import secrets
 import shutil
 import socket
 import tempfile
@@ -16,10 +17,12 @@ from typing import Any
 
 import ray.data
 from ray.experimental.internal_kv import _internal_kv_get
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs import _terminal
 from jobs._job import UsageError
 from posec3d.machine import cores
+from posec3d.storage import exists, is_local, remove, write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
 log = logging.getLogger("posec3d")
@@ -141,6 +144,42 @@ def require(workers: int, what: str, *, cpus: int = 1, gpus: float = 0) -> None:
             if by_hand(_internal_kv_get("__autoscaling_status")):
                 raise UsageError(f"{message}; this cluster was started by hand: start machines that have them first")
             log.warning("%s: waiting for the cluster to grow", message)
+
+
+def require_shared(out: str) -> None:
+    """See that machines that may train have the folder that this process writes to.
+
+    Else a worker writes checkpoints to its own disk, and that they are not here is seen when all epochs are done.
+    Machines that join later are not asked.
+
+    Args:
+        out: the folder, a local path or any URI; only of local ones there is more than one.
+
+    Raises:
+        UsageError: a machine does not see it.
+    """
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    if not is_local(out) or len(alive) < 2:
+        return
+    token = f"{out}/_state/shared-{secrets.token_hex(8)}"
+    write_whole(token, b"")
+    try:
+        asked = {
+            node["NodeManagerAddress"]: ray.remote(num_cpus=0, max_retries=0)(exists)
+            .options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
+            .remote(token)
+            for node in alive
+            if node["Resources"].get("CPU")
+        }
+        for address, answer in asked.items():
+            with contextlib.suppress(ray.exceptions.RayError):  # it is gone, and trains nothing
+                if not ray.get(answer):
+                    raise UsageError(
+                        f"{out} is a folder of this machine, and {address}, which may train, does not have it: give a "
+                        "folder on a disk that all machines share, or an object store (s3://bucket/folder)"
+                    )
+    finally:
+        remove(token)
 
 
 def room(workers: tuple[int, int], runs: int = 1) -> tuple[int, int]:

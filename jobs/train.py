@@ -89,6 +89,7 @@ def run(job: Train) -> dict[str, Any]:
         else:
             _ray.connect()
             _ray.require(plan.workers[0], "training workers", gpus=1 if job.use_gpu else 0)
+            _ray.require_shared(job.out)
             plan = dataclasses.replace(plan, workers=_ray.room(plan.workers))
             log.info("the workers start; then comes a line for each epoch")
             with _terminal.progress("train", plan.config.epochs, "epochs") as advance, _watch(plan, advance):

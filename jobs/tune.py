@@ -108,6 +108,7 @@ def run(job: Tune) -> dict[str, Any]:
             _ray.connect(dashboard=True)
             workers = _job.span("--workers", job.workers)
             _ray.require(workers[0] * job.concurrent, "training workers", gpus=float(job.use_gpu))
+            _ray.require_shared(job.out)
             least, most = _ray.room(workers, job.concurrent)
             _train(dataclasses.replace(job, workers=f"{least}:{most}"), ledger)
         if ledger.left:

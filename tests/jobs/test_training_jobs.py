@@ -100,6 +100,21 @@ def test_the_test_at_the_end_is_that_of_jobs_evaluate(nodes, table, tmp_path):
     assert list((tmp_path / "tensorboard").iterdir())
 
 
+def test_a_folder_that_other_machines_do_not_have_is_refused_before_training(nodes, table, tmp_path, monkeypatch):
+    """What /proc/self is differs from process to process, as a path without a shared disk does between machines."""
+    from jobs import _job, _ray, train
+
+    _ray.require_shared(str(tmp_path / "run"))
+    assert not list((tmp_path / "run/_state").iterdir())
+    monkeypatch.chdir(tmp_path)
+    start = time.monotonic()
+    with pytest.raises(_job.UsageError, match=r"which may train, does not have it: .*s3://bucket/folder"):
+        train.run(job(table, "/proc/self/cwd/own"))
+    assert time.monotonic() - start < 60
+    assert not list((tmp_path / "own/_state").iterdir())
+    assert not (tmp_path / "own/metrics.csv").exists()
+
+
 def test_what_would_fail_again_is_told_and_not_tried_for_ever(nodes, table, tmp_path):
     from jobs import train
     from posec3d.config import OptimConfig
