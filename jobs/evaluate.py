@@ -77,13 +77,15 @@ def run(job: Evaluate) -> dict[str, Any]:
             raise _job.UsageError(f"label {number} is {name!r} in {job.table}, but {known!r} in {job.runs[0]}")
     _job.require_splits(job.table, found, job.split, job.weights_split)
     asked = {job.split} if job.weights_split is None else {job.split, job.weights_split}
-    learnt = _learnt(job)
-    clips = _clips(job.table, asked.union(learnt.values()))
+    learnt, chose = _sides(job)
+    clips = _clips(job.table, asked.union(learnt.values(), chose.values()))
     _require_clips(job, {split: clips[split] for split in asked}, found)
     for uri, split in learnt.items():
         _tell_learnt(uri, clips[job.split], clips[split], "this is no test of it")
         if job.weights_split is not None:
             _tell_learnt(uri, clips[job.weights_split], clips[split], "weights chosen on them favour what overfits")
+    for uri, split in chose.items():
+        _tell_chosen(uri, clips[job.split], clips[split])
 
     indices = {split: [_index(job, model, split) for model in models] for split in asked}
 
@@ -168,16 +170,33 @@ def _require_clips(job: Evaluate, clips: dict[str | None, set[str]], found: dict
         )
 
 
-def _learnt(job: Evaluate) -> dict[str, str | None]:
-    """The split that each run has learnt from, of those that were trained on this table."""
-    trained = {uri: _trained(uri) for uri in job.runs}
-    return {uri: said["train_split"] for uri, said in trained.items() if said.get("table") == job.table}
+def _sides(job: Evaluate) -> tuple[dict[str, str | None], dict[str, str]]:
+    """Of the runs that were trained on this table: what each has learnt from, and what chose its epoch, if it was."""
+    trained = {uri: said for uri in job.runs if (said := _trained(uri)).get("table") == job.table}
+    # A folder stands for its best epoch; last.safetensors, and those of epochs/, nothing has chosen.
+    best = {uri for uri in trained if not uri.endswith(".safetensors") or posixpath.basename(uri) == "best.safetensors"}
+    chose = {
+        uri: said["val_split"] for uri, said in trained.items() if uri in best and said.get("val_split") is not None
+    }
+    return {uri: said["train_split"] for uri, said in trained.items()}, chose
 
 
 def _tell_learnt(uri: str, asked: set[str], learnt: set[str], consequence: str) -> None:
     """Say so if a run has learnt from clips that it is asked about."""
     if seen := asked & learnt:
         log.warning("%s has learnt from %d of the %d clips: %s", uri, len(seen), len(asked), consequence)
+
+
+def _tell_chosen(uri: str, asked: set[str], chose: set[str]) -> None:
+    """Say so if a run's epoch was chosen by clips that it is asked about."""
+    if seen := asked & chose:
+        log.warning(
+            "%s is the epoch that was best on %d of the %d clips, so it looks better on them than on others: test "
+            "last.safetensors, or train with another --val-split",
+            uri,
+            len(seen),
+            len(asked),
+        )
 
 
 def _index(job: Evaluate, model: Checkpoint, split: str | None) -> Index:

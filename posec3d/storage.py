@@ -216,7 +216,7 @@ def _make_room(folder: Path, newest: Path, limit: int) -> None:
 
 
 def redacted(value: T) -> T:
-    """Text, or that in dictionaries and lists, without passwords and signatures of URIs and the environment's secrets."""
+    """Text, or that in dictionaries and lists, without passwords, signatures and what the environment hides."""
     named = "SECRET|TOKEN|PASSWORD|ACCESS_KEY|API_KEY"
     kept = (
         text for name, text in os.environ.items() if re.search(named, name) and not re.search("_(PATH|FILE)$", name)

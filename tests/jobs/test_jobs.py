@@ -150,7 +150,7 @@ def test_results_on_two_splits_lie_in_two_folders(tmp_path):
 @pytest.mark.parametrize("file", ["", "/best.safetensors", "/epochs/0001.safetensors"])
 def test_a_test_on_clips_that_were_learnt_is_said_to_be_none(run, table, caplog, split, learnt, file):
     caplog.clear()
-    ((uri, trained),) = evaluate._learnt(evaluate.Evaluate(runs=(run + file,), table=table)).items()
+    ((uri, trained),) = evaluate._sides(evaluate.Evaluate(runs=(run + file,), table=table))[0].items()
     clips = evaluate._clips(table, {split, trained})
     evaluate._tell_learnt(uri, clips[split], clips[trained], "so what")
     assert [record.args[1] for record in caplog.records] == [learnt] * bool(learnt)
@@ -159,7 +159,7 @@ def test_a_test_on_clips_that_were_learnt_is_said_to_be_none(run, table, caplog,
 def test_which_clips_are_tested_and_learnt_from_takes_one_reading_of_the_table(table, tmp_path, monkeypatch, caplog):
     weights = build_model(CONFIG, "coco17", 2).state_dict()
     save(Checkpoint(CONFIG, actors.ACTIONS[:2], "coco17", weights), f"{tmp_path}/best.safetensors")
-    _job.write_json(f"{tmp_path}/config.json", {"table": table, "train_split": "!test"})
+    _job.write_json(f"{tmp_path}/config.json", {"table": table, "train_split": "!test", "val_split": "train"})
     read, plain = [], tables.read_row_groups
     monkeypatch.setattr(tables, "read_row_groups", lambda uri, names: read.append(names) or plain(uri, names))
     monkeypatch.setattr(_ray, "connect", lambda: 1 / 0)
@@ -167,6 +167,18 @@ def test_which_clips_are_tested_and_learnt_from_takes_one_reading_of_the_table(t
         evaluate.run(evaluate.Evaluate(runs=(str(tmp_path),) * 2, table=table, split="train"))
     assert [names for names in read if names[0] == "clip_id"] == [["clip_id", "label", "splits"]]
     assert "has learnt from 8 of the 8 clips" in caplog.text
+    assert "is the epoch that was best on 8 of the 8 clips" in caplog.text
+
+
+@pytest.mark.parametrize(("file", "chosen"), [("", 1), ("/best.safetensors", 1), ("/last.safetensors", 0)])
+@pytest.mark.parametrize(("val_split", "told"), [("test", 1), ("train", 0), (None, 0)])
+def test_a_test_on_clips_that_chose_the_epoch_is_said_to_be_flattered(tmp_path, caplog, file, chosen, val_split, told):
+    _job.write_json(f"{tmp_path}/config.json", {"table": "t", "train_split": "train", "val_split": val_split})
+    chose = evaluate._sides(evaluate.Evaluate(runs=(f"{tmp_path}{file}",), table="t"))[1]
+    clips = {"train": {"a"}, "test": {"b", "c"}}
+    for uri, split in chose.items():
+        evaluate._tell_chosen(uri, clips["test"], clips[split])
+    assert ["best on 2 of the 2 clips" in record.getMessage() for record in caplog.records] == [True] * (chosen * told)
 
 
 @pytest.mark.ray
