@@ -75,9 +75,14 @@ def parse(job: type[T], args: list[str] | None = None) -> T:
     return tyro.cli(job, prog=f"python -m jobs.{_module(job)}", description=_about(job), args=args, config=named)
 
 
-def parse_preset(presets: dict[str, tuple[str, T]], args: list[str] | None = None) -> T:
-    """The same after the name of a preset, which gives the defaults; each has a line that says what it is."""
-    job = type(next(iter(presets.values()))[1])
+def parse_preset(job: type[T], args: list[str] | None = None) -> T:
+    """The same after the name of a preset, which gives the defaults of the field `config`."""
+    from posec3d.config import PRESETS  # torch, which most jobs do without
+
+    fields: Sequence[Any] = dataclasses.fields(job)  # type: ignore[arg-type]
+    nothing = dataclasses.MISSING
+    wanted = {f.name: tyro.MISSING for f in fields if f.default is nothing and f.default_factory is nothing}
+    presets = {name: (line, job(**wanted | {"config": config})) for name, (line, config) in PRESETS.items()}
     prog, about = f"python -m jobs.{_module(job)}", _about(job)
     words = list(sys.argv[1:] if args is None else args)
     if words[:1] not in ([], ["--help"], ["-h"], *([name] for name in presets)):

@@ -1,5 +1,6 @@
 """Job: a checkpoint of PYSKL or MMAction2 -> one of ours, `python -m jobs.convert PRESET --checkpoint FILE.pth ...`."""
 
+import functools
 import sys
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -8,7 +9,7 @@ import tyro
 
 from jobs import _job
 from posec3d import checkpoint as checkpoints
-from posec3d.config import PRESETS, TrainConfig
+from posec3d.config import TrainConfig
 from posec3d.models.convert import PYSKL_DEFAULT_LIMBS, load_reference
 from posec3d.pth import read_tensors
 from posec3d.storage import exists, read_whole
@@ -88,11 +89,7 @@ def _read(uri: str) -> bytes:
     return data
 
 
-def parse(args: list[str] | None = None) -> Convert:
-    """The command line: a preset, and whatever overrides it."""
-    files = {"checkpoint": tyro.MISSING, "labels": tyro.MISSING, "out": tyro.MISSING}
-    presets = {name: (line, Convert(**files, config=config)) for name, (line, config) in PRESETS.items()}
-    return _job.parse_preset(presets, args)
+parse = functools.partial(_job.parse_preset, Convert)
 
 
 if __name__ == "__main__":

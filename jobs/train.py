@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import sys
@@ -18,7 +19,7 @@ from jobs import _job, _ray, _terminal, _track, _trainer
 from pipelines.render import Render
 from posec3d import checkpoint as checkpoints
 from posec3d import table as tables
-from posec3d.config import PRESETS, TrainConfig
+from posec3d.config import TrainConfig
 from posec3d.index import Index, index, index_options
 from posec3d.speed import Precision
 from posec3d.starting import starting
@@ -303,13 +304,7 @@ def same_as_before(uri: str, now: dict[str, Any], begun: bool, other: str, flags
     write_whole(uri, text)
 
 
-def parse(args: list[str] | None = None) -> Train:
-    """The command line: a preset, and whatever overrides it."""
-    presets = {
-        name: (line, Train(table=tyro.MISSING, out=tyro.MISSING, config=config))
-        for name, (line, config) in PRESETS.items()
-    }
-    return _job.parse_preset(presets, args)
+parse = functools.partial(_job.parse_preset, Train)
 
 
 if __name__ == "__main__":

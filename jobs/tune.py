@@ -32,7 +32,6 @@ from rich.table import Table
 from jobs import _job, _ray, _space, _terminal, _trainer
 from jobs import train as train_job
 from posec3d import sweep as sweeps
-from posec3d.config import PRESETS
 from posec3d.index import index_options
 from posec3d.storage import clear, exists, read_whole, redacted, remove, write_whole
 from posec3d.sweep import Trial
@@ -460,13 +459,7 @@ def _report(job: Tune, space: _space.Space, ledger: Ledger) -> dict[str, Any]:
     }
 
 
-def parse(args: list[str] | None = None) -> Tune:
-    """The command line: a preset, and whatever overrides it."""
-    presets = {
-        name: (line, Tune(table=tyro.MISSING, out=tyro.MISSING, val_split=tyro.MISSING, config=config))
-        for name, (line, config) in PRESETS.items()
-    }
-    return _job.parse_preset(presets, args)
+parse = functools.partial(_job.parse_preset, Tune)
 
 
 if __name__ == "__main__":
