@@ -55,6 +55,7 @@ def section(suite: str, results: Results) -> list[str]:
     else:
         lines += ["Not measured yet.", ""]
     lines += unfinished(suite, results)
+    lines += [data.tried, ""] * bool(data.tried)
     lines += ["For comparison: " + "; ".join(f"{who} {what}" for who, what in [*known, *data.published]) + ".", ""]
     left = [run for run in SUITES[suite] if run.name not in results]
     if left:
