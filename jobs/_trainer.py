@@ -25,7 +25,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from jobs._track import Tracker, track
+from jobs._trackers import Tracker, track
 from pipelines import render
 from pipelines.render import Render
 from posec3d import checkpoint as checkpoints

@@ -15,7 +15,7 @@ import torch
 import tyro
 from pydantic import TypeAdapter
 
-from jobs import _job, _ray, _terminal, _track, _trainer
+from jobs import _job, _ray, _terminal, _trackers, _trainer
 from pipelines.render import Render
 from posec3d import checkpoint as checkpoints
 from posec3d import table as tables
@@ -62,7 +62,7 @@ class Train:
     """Test the best model at the end on the validation split, with so many clips of each row; 0 does not."""
     keep: int = 0
     """Keep the checkpoints of the newest N epochs, beside the last and the best."""
-    track: tuple[_track.Tracker, ...] = ("tensorboard",)
+    track: tuple[_trackers.Tracker, ...] = ("tensorboard",)
     """Where metrics go beside metrics.csv."""
     render: Render = "device"
     """Where volumes are drawn: on the device that trains, or by Ray's workers, which send them (8 bits a pixel); those
@@ -203,7 +203,7 @@ def prepare(job: Train, look: Callable[..., Seen] = look) -> _trainer.Run:
             f"batch {config.batch} cannot be shared out among {workers[1]} workers{parts}: each part needs a clip"
         )
     _job.require_least(job, val_every=1, final_clips=0, keep=0)
-    if packages := _track.missing(job.track):
+    if packages := _trackers.missing(job.track):
         raise _job.UsageError(f"--track needs packages that are not installed: pip install {' '.join(packages)}")
     if config.balanced and config.optim.class_weight:
         raise _job.UsageError(
@@ -296,7 +296,7 @@ def same_as_before(uri: str, now: dict[str, Any], begun: bool, other: str, flags
         defaults = {f.name: f.default for f in dataclasses.fields(flags) if f.name in now}
         held = {**defaults, **json.loads(before)}
         held["config"] = dataclasses.asdict(TypeAdapter(TrainConfig).validate_python(held["config"]))
-        wanted, there = (_track.flat(json.loads(json.dumps(one, default=str))) for one in (now, held))
+        wanted, there = (_trackers.flat(json.loads(json.dumps(one, default=str))) for one in (now, held))
         if different := sorted(name for name in wanted.keys() | there.keys() if wanted.get(name) != there.get(name)):
             raise _job.UsageError(
                 f"{uri.rsplit('/', 1)[0]} holds {other} ({', '.join(different)}; see {uri}); give another --out"

@@ -11,7 +11,7 @@ from jobs import _ray
 
 RUN = """
 import sys, mlflow
-from jobs._track import track
+from jobs._trackers import track
 from posec3d.config import PRESETS
 out = sys.argv[1]
 for epoch in (1, 2):  # the second goes on where the first stopped

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from jobs import _track, _trainer
+from jobs import _trackers, _trainer
 from posec3d import checkpoint as checkpoints
 from posec3d.config import PRESETS
 from posec3d.index import Index
@@ -87,8 +87,8 @@ def test_a_tracker_that_cannot_be_reached_is_a_warning(monkeypatch, caplog, fail
         if fails == "at the end":
             raise ConnectionError("no server at the end")
 
-    monkeypatch.setitem(_track._TRACKERS, "mlflow", broken)
-    with _track.track(("mlflow", "tensorboard"), str(tmp_path), PRESETS["demo"][1]) as say:
+    monkeypatch.setitem(_trackers._TRACKERS, "mlflow", broken)
+    with _trackers.track(("mlflow", "tensorboard"), str(tmp_path), PRESETS["demo"][1]) as say:
         say({"epoch": 1.0, "lr": 0.1})
     assert f"mlflow: no server {fails}" in caplog.text
     assert given == ([1] if fails == "at the end" else [])
@@ -98,6 +98,6 @@ def test_a_tracker_that_cannot_be_reached_is_a_warning(monkeypatch, caplog, fail
 def test_an_error_of_training_is_not_a_trackers(tmp_path):
     with (
         pytest.raises(ZeroDivisionError),
-        _track.track(("tensorboard",), str(tmp_path), PRESETS["demo"][1]),
+        _trackers.track(("tensorboard",), str(tmp_path), PRESETS["demo"][1]),
     ):
         raise ZeroDivisionError
