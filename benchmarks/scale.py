@@ -165,9 +165,9 @@ def stream(clips: Iterator[Clip], node: Machine, driver: Station, s3: Station, c
         yield driver, clip.driver, False
 
 
-def varied(clip: Clip, number: int, spread: float = 0.2) -> Iterator[Clip]:
+def varied(clip: Clip, number: int) -> Iterator[Clip]:
     """So many clips of about this length, always the same ones."""
-    rng = np.random.default_rng(0)
+    rng, spread = np.random.default_rng(0), 0.2
     for factor in rng.lognormal(-(spread**2) / 2, spread, number):
         yield Clip(
             max(1, round(clip.chunks * factor)), clip.fetch * factor, clip.requests, clip.cpu, clip.gpu, clip.driver

@@ -264,10 +264,10 @@ def require_few_failures(
 
     Args:
         limit: a fraction if it is below 1, else a count; None allows all.
-        failed: how many did, of the `total`.
-        total: of how many.
-        what: failed: "videos failed".
-        where: the failures are.
+        failed: how many did.
+        total: how many there were.
+        what: noun and verb of the message, "videos failed".
+        where: URI of the failures.
         summary: of the job, which is done.
 
     Raises:

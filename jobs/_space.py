@@ -11,7 +11,7 @@ import json
 import math
 import re
 import runpy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from ray import tune
 from ray.tune.search.sample import Categorical, Float, Integer, LogUniform, Uniform
 
-from posec3d.config import TrainConfig
+from posec3d.config import TrainConfig, flat
 from posec3d.models import GRAPH, MODELS, RGB, RGBPOSE
 
 Space = Mapping[str, Any]
@@ -140,7 +140,7 @@ def check(space: Space, config: TrainConfig) -> None:
     """
     if not space:
         raise ValueError("nothing to search: give --search, --space or --sweep")
-    known = list(_fields(config))
+    known = list(flat(dataclasses.asdict(config)))
     seen: set[str] = set()
     for key, domain in space.items():
         for name in key.split("+"):
@@ -153,15 +153,6 @@ def check(space: Space, config: TrainConfig) -> None:
             seen.add(name)
         for value in _probes(key, domain):
             apply(config, {key: value})
-
-
-def _fields(config: Any, prefix: str = "") -> Iterator[str]:
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from _fields(value, f"{prefix}{field.name}.")
-        else:
-            yield prefix + field.name
 
 
 def _probes(key: str, domain: Any) -> list[Any]:

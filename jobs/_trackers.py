@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
-from posec3d.config import TrainConfig
+from posec3d.config import TrainConfig, flat
 from posec3d.storage import read_whole, write_whole
 
 log = logging.getLogger("posec3d")
@@ -136,14 +136,6 @@ def _wandb(out: str, config: TrainConfig) -> Iterator[_Log]:
         yield lambda metrics, epoch: run.log(metrics, step=epoch)
     finally:
         run.finish()
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"optim": {"lr": 1}} as {"optim.lr": 1}."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return found
 
 
 _TRACKERS = {"tensorboard": _tensorboard, "mlflow": _mlflow, "wandb": _wandb}

@@ -1,4 +1,4 @@
-"""python -m jobs.stats: keypoint table -> a report, index.html, and its numbers as JSON and CSV."""
+"""Job: keypoint table -> a report and its numbers, `python -m jobs.stats --table URI --report DIR`."""
 
 import json
 import sys

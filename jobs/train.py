@@ -19,7 +19,7 @@ from jobs import _job, _ray, _terminal, _trackers, _trainer
 from pipelines.render import Render
 from posec3d import checkpoint as checkpoints
 from posec3d import table as tables
-from posec3d.config import TrainConfig
+from posec3d.config import TrainConfig, flat
 from posec3d.index import Index, index, index_options
 from posec3d.speed import Precision
 from posec3d.starting import starting
@@ -296,7 +296,7 @@ def same_as_before(uri: str, now: dict[str, Any], begun: bool, other: str, flags
         defaults = {f.name: f.default for f in dataclasses.fields(flags) if f.name in now}
         held = {**defaults, **json.loads(before)}
         held["config"] = dataclasses.asdict(TypeAdapter(TrainConfig).validate_python(held["config"]))
-        wanted, there = (_trackers.flat(json.loads(json.dumps(one, default=str))) for one in (now, held))
+        wanted, there = (flat(json.loads(json.dumps(one, default=str))) for one in (now, held))
         if different := sorted(name for name in wanted.keys() | there.keys() if wanted.get(name) != there.get(name)):
             raise _job.UsageError(
                 f"{uri.rsplit('/', 1)[0]} holds {other} ({', '.join(different)}; see {uri}); give another --out"

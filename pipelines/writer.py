@@ -15,7 +15,7 @@ from posec3d import table as tables
 from posec3d.storage import read_whole, remove, unsigned, write_whole
 
 Put = Callable[[pa.Table, str, str], None]
-"""Appends results to a folder, in files of a name."""
+"""Writes results, into a folder, as files of a name."""
 
 SAVE_SECONDS = 15.0
 """Work of so long is lost at most when the driver is killed, and what was in the actors."""

@@ -399,18 +399,16 @@ def write_videos(
     folder: str | Path,
     *,
     actors: Sequence[int],
-    takes: int = 1,
     num_frames: int = 32,
     size: tuple[int, int] = (240, 320),
     held_out: Collection[int] = (),
     actions: Sequence[str] = ACTIONS,
 ) -> Path:
-    """Write `<folder>/<action>/a<actor>_t<take>.mp4` and `<folder>/labels.csv`; a video that exists is kept.
+    """Write `<folder>/<action>/a<actor>_t0.mp4` and `<folder>/labels.csv`; a video that exists is kept.
 
     Args:
         folder: made if missing.
         actors: seeds of people.
-        takes: clips of each action by each actor.
         num_frames: T of each clip.
         size: (H, W) pixels.
         held_out: actors whose split is `test`; everybody else's is `train`.
@@ -424,13 +422,12 @@ def write_videos(
     rows = [("video", "label", "split")]
     for action in actions:
         for actor in actors:
-            for take in range(takes):
-                name = f"{action}/a{actor}_t{take}.mp4"
-                rows.append((name, action, "test" if actor in held_out else "train"))
-                if not (folder / name).exists():
-                    clip = make_clip(action, actor=actor, take=take, num_frames=num_frames, size=size)
-                    (folder / action).mkdir(exist_ok=True)
-                    write_video(folder / name, clip.frames, clip.fps)  # appears only when it is whole
+            name = f"{action}/a{actor}_t0.mp4"
+            rows.append((name, action, "test" if actor in held_out else "train"))
+            if not (folder / name).exists():
+                clip = make_clip(action, actor=actor, num_frames=num_frames, size=size)
+                (folder / action).mkdir(exist_ok=True)
+                write_video(folder / name, clip.frames, clip.fps)  # appears only when it is whole
     with whole_file(folder / "labels.csv") as part, part.open("w", newline="") as file:
         csv.writer(file).writerows(rows)
     return folder / "labels.csv"

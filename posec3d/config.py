@@ -150,6 +150,14 @@ class TrainConfig:
             raise ValueError(f"stored maps are of joints: heatmap.kind {self.heatmap.kind} needs clip.maps drawn")
 
 
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"optim": {"lr": 1}} as {"optim.lr": 1}."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return found
+
+
 # Small sets on a CPU: half the width, 32 frames of 32 x 32, a wider Gaussian for the coarser grid, and AdamW, which
 # needs a fraction of the steps (measured on UTD-MHAD).
 SMALL = TrainConfig(

@@ -314,9 +314,7 @@ def _lengths(frames: Mapping[int, int]) -> dict[str, Any]:
 
 
 def _quantile(frames: Mapping[int, int], share: float) -> int:
-    lengths = sorted(frames)
-    reached = np.cumsum([frames[length] for length in lengths])
-    return int(lengths[np.searchsorted(reached, share * reached[-1])])
+    return int(np.quantile(list(frames), share, weights=list(frames.values()), method="inverted_cdf"))
 
 
 def _spread(frames: Mapping[int, int]) -> list[dict[str, Any]]:
