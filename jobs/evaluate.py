@@ -18,7 +18,7 @@ import ray
 import tyro
 
 from jobs import _job, _ray, _terminal
-from pipelines import extract, predict
+from pipelines import cluster, predict
 from posec3d import draw, metrics
 from posec3d import table as tables
 from posec3d.checkpoint import Checkpoint
@@ -217,7 +217,7 @@ def _scores(job: Evaluate, files: list[bytes], indices: list[Index]) -> tuple[li
     gpus = float(job.use_gpu)
     for data, chosen in zip(files, indices, strict=True):
         spare = int(ray.cluster_resources().get("CPU", 0)) - 1
-        most = min(spare, extract.default_actors(gpus_per_actor=gpus), -(-chosen.clips // predict.BATCH))
+        most = min(spare, cluster.default_actors(gpus_per_actor=gpus), -(-chosen.clips // predict.BATCH))
         actors = job.actors or max(1, most)
         _ray.require(actors, "copies of a model", gpus=gpus)
         rows: dict[str, tuple[int, np.ndarray]] = {}

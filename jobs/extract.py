@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from jobs import _job, _ray, _terminal
-from pipelines import extract, frames
+from pipelines import cluster, extract, frames
 from pipelines.plan import DONE, Todo, Video, find_videos, hold_out, number_labels, plan
 from posec3d import estimators
 from posec3d import table as tables
@@ -127,7 +127,7 @@ def run(job: Extract) -> dict[str, Any]:
             _job.write_json(f"{notes}/settings.json", settings)
             _ray.connect()
             if actors is None:
-                most = extract.default_actors(job.cpus_per_actor, job.gpus_per_actor)
+                most = cluster.default_actors(job.cpus_per_actor, job.gpus_per_actor)
                 actors = (most if job.segment_seconds else min(most, len(todo.missing)),) * 2
             _ray.require(actors[0], "actors", cpus=job.cpus_per_actor, gpus=job.gpus_per_actor)
             with _terminal.progress("extract", len(todo.missing), "videos") as advance:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from jobs import _job, _ray, _terminal
 from jobs import extract as extract_job
-from pipelines import extract, predict
+from pipelines import cluster, predict
 from pipelines.plan import find_videos
 from posec3d import estimators
 from posec3d import table as tables
@@ -107,7 +107,7 @@ def run(job: Predict) -> dict[str, Any]:
             )  # fmt: skip
         if todo and todo.missing:
             _ray.connect()
-            actors = job.actors or min(extract.default_actors(1, job.gpus_per_actor), len(todo.missing))
+            actors = job.actors or min(cluster.default_actors(1, job.gpus_per_actor), len(todo.missing))
             _ray.require(actors, "actors", gpus=job.gpus_per_actor)
             with _terminal.progress("predict", len(todo.missing), "videos" if job.videos else "clips") as advance:
                 done = predict.predict(

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import ray
 from ray.data import ActorPoolStrategy
 
-from pipelines import writer
+from pipelines import cluster, writer
 from pipelines.plan import Video
 from pipelines.worker import (
     RESULT,
@@ -30,7 +30,6 @@ from pipelines.worker import (
     VIDEO,
     ExtractPoses,
     Options,
-    attempts_here,
     cut_into_pieces,
     extract_row,
     load,
@@ -39,7 +38,6 @@ from pipelines.worker import (
 from posec3d import openmmlab
 from posec3d import table as tables
 from posec3d.given import Given
-from posec3d.machine import cores
 from posec3d.stored import HEATMAPS, heatmaps_uri
 from posec3d.video import VideoError, require_nvdec, segments
 from posec3d.weights import Network
@@ -47,8 +45,6 @@ from posec3d.weights import Network
 log = logging.getLogger(__name__)
 
 PENDING = "_extract/pending"
-WAVE = 100_000
-"""Videos of one Ray Data execution, which keeps some 8 KB of each on the driver until it ends."""
 
 
 @dataclass
@@ -150,11 +146,11 @@ def extract(
         on_progress: called with the running counts after each clip.
     """
     progress, kept = Progress(), writer.Writer(table, rows_per_file, write, PENDING)
-    attempts = attempts_here()
+    attempts = cluster.attempts_here()
     arguments = (ray.put(detector), ray.put(pose), options, attempts, gpus_per_actor, streams)
     try:
-        for start in range(0, len(videos), WAVE):
-            rows = _rows(videos[start : start + WAVE], options, attempts)
+        for start in range(0, len(videos), cluster.WAVE):
+            rows = _rows(videos[start : start + cluster.WAVE], options, attempts)
             results_of = rows.map_batches(
                 ExtractPoses,
                 fn_constructor_args=arguments,
@@ -266,18 +262,3 @@ def measure(
         rows += times * (tables.size(sink) + tables.size(heatmaps_uri(sink)))
         fsspec.filesystem("memory").rm(sink, recursive=True)
     return Sample(count, failed, spent / count, rows / max(count - failed, 1))
-
-
-def default_actors(cpus_per_actor: int = 1, gpus_per_actor: float = 0) -> int:
-    """As many as have their CPUs and GPUs in the cluster, less a CPU for the tasks that feed them, or on this machine.
-
-    Where Ray is local it counts more CPUs than the machine has, so that no core idles.
-    """
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cpus, gpus = (sum(resources.get(kind, 0) for resources in alive) for kind in ("CPU", "GPU"))
-    here = cores()
-    cpus = here if len(alive) == 1 and cpus > here else cpus - 1
-    most = cpus // cpus_per_actor
-    if gpus_per_actor:  # of each GPU: shares of two make no actor; and 1 // 0.2 is 4
-        most = min(most, gpus * int(1 / gpus_per_actor + 1e-9))
-    return max(1, int(most))

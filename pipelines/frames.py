@@ -1,6 +1,6 @@
 """Frames: keypoint table + videos -> JPEG pictures beside the table, by Ray Data tasks; the driver alone writes.
 
-A clip is one task and one row of `_frames/`; `extract.WAVE` clips are one execution. What is there is not made again,
+A clip is one task and one row of `_frames/`; `cluster.WAVE` clips are one execution. What is there is not made again,
 so a run that was killed loses what it had not written yet: `COMMIT_BYTES` of pictures, and a wave's failures at most.
 """
 
@@ -14,8 +14,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 
-from pipelines import extract
-from pipelines.worker import attempts_here
+from pipelines import cluster
 from posec3d import table as tables
 from posec3d.frames import FRAMES, STAGE, Crop, cut_frames, locate, to_row, write_frames
 from posec3d.storage import unsigned
@@ -76,7 +75,7 @@ def store(
         max_attempts: deaths of its worker after which a clip is a failure.
         on_progress: called with the running counts after each clip.
     """
-    attempts = attempts_here()
+    attempts = cluster.attempts_here()
 
     def cut(batch: pa.Table) -> pa.Table:
         (place,) = batch.to_pylist()
@@ -116,8 +115,8 @@ def store(
         told = len(progress.errors)
 
     try:
-        for start in range(0, places.num_rows, extract.WAVE):
-            wave = places.slice(start, extract.WAVE)
+        for start in range(0, places.num_rows, cluster.WAVE):
+            wave = places.slice(start, cluster.WAVE)
             blocks = ray.data.from_arrow([wave.slice(i, 1000) for i in range(0, wave.num_rows, 1000)])
             results = blocks.repartition(target_num_rows_per_block=1, strict=True).map_batches(
                 cut, batch_size=1, batch_format="pyarrow"

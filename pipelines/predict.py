@@ -17,9 +17,8 @@ import pyarrow.compute as pc
 import ray
 from ray.data import ActorPoolStrategy
 
-from pipelines import extract, render, writer
+from pipelines import cluster, render, writer
 from pipelines.recognize import PREDICTIONS, RESULT, TODO, Recognize
-from pipelines.worker import attempts_here
 from posec3d import checkpoint as checkpoints
 from posec3d import table as tables
 from posec3d.index import Index
@@ -189,7 +188,7 @@ def predict(
     labels = checkpoints.loads(models[0], "the model").labels
     put = functools.partial(write, labels=labels)
     progress, kept = Progress(), writer.Writer(out, ROWS_PER_FILE, put, PENDING)
-    attempts = attempts_here()
+    attempts = cluster.attempts_here()
     arguments = (
         ray.put(list(models)), tuple(weights), how, todo.files, clips, flipped, pictures_folder, attempts, max_attempts,
         gpus_per_actor,
@@ -197,8 +196,8 @@ def predict(
     shown = set(sorted(todo.videos)[:pictures])  # of all, so that going on makes no more of them
     rows = [{**row, "pictures": row["clip_id"] in shown} for row in todo.missing]
     try:
-        for start in range(0, len(rows), extract.WAVE):
-            wave = pa.Table.from_pylist(rows[start : start + extract.WAVE], TODO)
+        for start in range(0, len(rows), cluster.WAVE):
+            wave = pa.Table.from_pylist(rows[start : start + cluster.WAVE], TODO)
             block = max(1, min(BLOCK, wave.num_rows // (4 * actors)))
             parts = [wave.slice(i, 1000) for i in range(0, wave.num_rows, 1000)]
             dataset = ray.data.from_arrow(parts).repartition(target_num_rows_per_block=block, strict=True)

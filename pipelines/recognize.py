@@ -17,7 +17,7 @@ import fsspec
 import pyarrow as pa
 import ray
 
-from pipelines import gpu
+from pipelines import cluster
 from posec3d import checkpoint as checkpoints
 from posec3d import draw
 from posec3d import table as tables
@@ -72,7 +72,7 @@ class Recognize:
         max_attempts: int,
         gpus: float,
     ) -> None:
-        device = gpu.device(gpus)
+        device = cluster.device(gpus)
         parts = [Recognizer(checkpoints.loads(data, "the model"), device) for data in ray.get(models)]
         self.recognizer = Fusion(parts, weights)
         self.how, self.files, self.folder = how, files, folder
@@ -98,7 +98,7 @@ class Recognize:
                 part for row, line in zip(rows, self._timelines(rows), strict=True) for part in self._told(row, line)
             ]
         except Exception as error:  # of one of them: found out by `_alone`
-            gpu.end_if_lost(error)
+            cluster.end_if_lost(error)
             return None
         finally:
             ray.get([self.attempts.end.remote(name) for name in names])
@@ -114,7 +114,7 @@ class Recognize:
         try:
             return self._told(row, self._timelines([row])[0])
         except Exception as error:  # one bad video must not stop a job
-            gpu.end_if_lost(error)
+            cluster.end_if_lost(error)
             if not isinstance(error, ValueError | OSError):
                 log.exception("prediction failed on %s", row["clip_id"])
             message = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
@@ -133,7 +133,7 @@ class Recognize:
             try:
                 write_pictures(self.recognizer, line, f"{self.folder.rstrip('/')}/{_file(row['clip_id'])}", self.clips)
             except Exception as error:  # what was recognised is right all the same
-                gpu.end_if_lost(error)
+                cluster.end_if_lost(error)
                 log.warning("no pictures of %s: %s", line.video or row["clip_id"], error)
         known = {"clip_id": row["clip_id"], "video": line.video, "people": line.people}
         return [

@@ -10,7 +10,6 @@ import os
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,9 +18,8 @@ import numpy as np
 import pyarrow as pa
 import ray
 from ray.util.metrics import Counter as Metric
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipelines import gpu
+from pipelines import cluster
 from posec3d import estimators
 from posec3d import table as tables
 from posec3d.given import Given, given_poses
@@ -147,7 +145,7 @@ def load(
     import cv2
 
     cv2.setNumThreads(1)  # by default each worker would start a thread per core of the machine
-    device = gpu.device(gpus)
+    device = cluster.device(gpus)
     boxes = detector if isinstance(detector, Given) else estimators.detector(detector, device)
     people = pose if isinstance(pose, Given) else estimators.estimator(pose, device)
     if "torch" in sys.modules:  # the streams are the threads
@@ -181,7 +179,7 @@ def extract_row(
                 decoder=options.decoder,
             )
     except Exception as error:  # one bad video must not stop a job: any error becomes its failure row
-        gpu.end_if_lost(error)  # then the clip is tried again
+        cluster.end_if_lost(error)  # then the clip is tried again
         of_store = type(error).__module__.split(".")[0] in STORES
         stage = "decode" if of_store or isinstance(error, VideoError | OSError) else "pose"
         if stage == "pose":
@@ -206,35 +204,6 @@ def to_arrow(rows: Sequence[dict[str, Any]]) -> pa.Table:
     """Rows as `extract_row` makes them, as a table of `RESULT`."""
     outcome = [pa.array([row[f.name] for row in rows], f.type) for f in OUTCOME]
     return pa.Table.from_arrays([*tables.rows_to_arrow(rows).columns, *outcome], schema=RESULT)
-
-
-class Attempts:
-    """Counts the times work on a clip was begun and not ended: a worker that dies leaves its clips counted.
-
-    Ray runs a dead actor's task again without end; this tells a clip that ends its workers from one whose worker was
-    lost. It lives on the driver's node, as one small actor.
-    """
-
-    def __init__(self) -> None:
-        self.begun: Counter[str] = Counter()
-
-    def begin(self, clip_id: str) -> None:
-        """Count a beginning."""
-        self.begun[clip_id] += 1
-
-    def deaths(self, clip_id: str) -> int:
-        """How many beginnings have not ended, of a clip nobody works on: its worker died each time."""
-        return self.begun[clip_id]
-
-    def end(self, clip_id: str) -> None:
-        """Forget a clip that ended, well or not."""
-        self.begun.pop(clip_id, None)
-
-
-def attempts_here() -> Any:
-    """A new `Attempts` as an actor on this node, the driver's."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(Attempts).options(num_cpus=0, scheduling_strategy=here).remote()
 
 
 class Gate:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jobs import extract as job
-from pipelines import extract, worker, writer
+from pipelines import cluster, extract, worker, writer
 from pipelines.plan import find_videos
 from posec3d import actors
 from posec3d import table as tables
@@ -151,8 +151,8 @@ def test_a_gpu_holds_as_many_actors_as_its_shares_make(monkeypatch, gpus, share,
     """As Ray places them: shares of two GPUs make no actor. In floats 1 // 0.2 is 4."""
     node = {"Alive": True, "Resources": {"CPU": 20.0, "GPU": float(gpus)}}
     monkeypatch.setattr("ray.nodes", lambda: [node, {"Alive": False, "Resources": {"GPU": 9.0}}])
-    monkeypatch.setattr("pipelines.extract.cores", lambda: 20)
-    assert extract.default_actors(1, share) == actors
+    monkeypatch.setattr("pipelines.cluster.cores", lambda: 20)
+    assert cluster.default_actors(1, share) == actors
 
 
 def test_what_a_killed_driver_had_saved_comes_into_the_table_once(mixed, tools, tmp_path):

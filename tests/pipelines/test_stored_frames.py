@@ -10,7 +10,7 @@ import pytest
 
 from jobs import _job
 from jobs import extract as extract_job
-from pipelines import extract, frames
+from pipelines import cluster, frames
 from posec3d import actors
 from posec3d.frames import locate, read_frames
 from posec3d.table import Clip, read_failures, read_table, write_table
@@ -59,7 +59,7 @@ def test_files_are_written_as_they_fill(table, ray_local, monkeypatch):
 
 def test_failures_are_written_after_each_wave(table, ray_local, monkeypatch):
     """A table of millions is many executions, and who looks at its failures need not wait for the last one."""
-    monkeypatch.setattr(extract, "WAVE", 3)
+    monkeypatch.setattr(cluster, "WAVE", 3)
     told = []
     todo = frames.missing(table).sort_by("clip_id")  # the third one fails
     done = frames.store(table, todo, most=2, crop="whole", on_progress=lambda _: told.append(set(read_failures(table))))

@@ -9,7 +9,8 @@ import fsspec
 import numpy as np
 import pytest
 
-from pipelines.worker import Attempts, Gate, Options, Together, cut_into_pieces, extract_row
+from pipelines.cluster import Attempts
+from pipelines.worker import Gate, Options, Together, cut_into_pieces, extract_row
 from posec3d.pose import Crop
 from posec3d.video import write_video
 
