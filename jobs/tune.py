@@ -303,11 +303,11 @@ def _follow(own: train_job.Train, job: Tune) -> None:
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    told, rows = 0.0, []
+    told = 0.0
+    rows: list[dict[str, float]] = []
     while True:
         over = not thread.is_alive()  # asked before the rows are read
-        with contextlib.suppress(Exception):  # of a storage that is away; what trains will tell
-            rows = _trainer.read_metrics(plan.file("metrics.csv"))
+        rows = _latest(plan.file("metrics.csv"), rows)
         # Those of an earlier start are told with the first new one: Tune may end this process at once, and what Ray
         # Train holds while its workers start is given back by nobody.
         for row in rows if over or len(rows) > before else ():
@@ -337,6 +337,13 @@ class _Left(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing: the ledger hears of it."""
+
+
+def _latest(uri: str, rows: list[dict[str, float]]) -> list[dict[str, float]]:
+    """The rows of a metrics.csv; those known already while the storage is away, of which what trains will tell."""
+    with contextlib.suppress(Exception):
+        return _trainer.read_metrics(uri)
+    return rows
 
 
 def _scheduler(job: Tune, ledger: Ledger) -> TrialScheduler:
