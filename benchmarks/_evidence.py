@@ -223,7 +223,7 @@ holds utd_mhad/, sbu/, penn_action/, jhmdb14/ and ut_interaction/:
     python -m benchmarks.accuracy all --list       # what is done, what is left, about how long
     python -m benchmarks.accuracy utd-mhad         # makes what is missing of a suite, and the page anew
     python -m benchmarks.accuracy all --device cuda --in-process    # full size, on a GPU, without Ray
-    python -m benchmarks.accuracy utd-mhad --only '^utd-mhad/joint-s0$'    # one run; those it rests on come first
+    python -m benchmarks.accuracy utd-mhad --only '^utd-mhad/joint-s0$'    # one run, after those it rests on
 
 A run's file, benchmarks/results/accuracy/NAME.json, holds every test clip it got wrong; while it is there the run
 counts as done. Below, after each name, are the commands that it stands for. "In process" means that the same training

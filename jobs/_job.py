@@ -25,6 +25,7 @@ from rich.table import Table
 from jobs import _errors, _terminal
 from posec3d import table as tables
 from posec3d.frames import frames_uri
+from posec3d.redaction import redacted
 from posec3d.storage import Leased, lease, read_whole, write_whole
 
 if TYPE_CHECKING:
@@ -165,12 +166,10 @@ def _fail(error: BaseException, job: Any, words: Sequence[str]) -> int:
         said, again = _errors.explain(error)
     if again:
         said = f"{said}; {_rest(job, words)}"
-    said = _terminal.redacted(said)
+    said = redacted(said)
     code = USAGE if isinstance(error, UsageError) else getattr(error, "code", FAILED)
     if _terminal.debug:
-        _terminal.ERR.print(
-            _terminal.redacted("".join(traceback.format_exception(error))), markup=False, highlight=False
-        )
+        _terminal.ERR.print(redacted("".join(traceback.format_exception(error))), markup=False, highlight=False)
     _terminal.ERR.print(f"error: {said}", style="red", markup=False, highlight=False)
     if _terminal.as_json:
         _terminal.say(_json({"error": said, "exit_code": code, **getattr(error, "summary", {})}))
@@ -218,7 +217,7 @@ def report(title: str, summary: dict[str, Any]) -> None:
     table = Table(title=title, show_header=False, title_justify="left")
     for key, value in summary.items():
         if not isinstance(value, dict | list):
-            table.add_row(key, f"{value:.4g}" if isinstance(value, float) else _terminal.redacted(str(value)))
+            table.add_row(key, f"{value:.4g}" if isinstance(value, float) else redacted(str(value)))
     _terminal.show(table)
 
 

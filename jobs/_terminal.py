@@ -19,7 +19,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from posec3d.storage import redacted
+from posec3d.redaction import redacted
 
 FLAGS = ("--quiet", "--json", "--debug")
 HELP = (

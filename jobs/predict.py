@@ -18,6 +18,7 @@ from pipelines.plan import find_videos
 from posec3d import estimators
 from posec3d import table as tables
 from posec3d.recognizer import PIECE_S
+from posec3d.redaction import redacted
 from posec3d.storage import exists, read_whole, remove
 from posec3d.timeline import How
 
@@ -288,7 +289,7 @@ def _show(rows: list[dict[str, Any]]) -> None:
     for row in rows[:SHOWN]:
         best = [f"{top['label']} {top['probability']:.0%}" for top in row["top"][:3]]
         nobody = "nobody seen for long enough" if row["people"] else "nobody seen"
-        first = _terminal.redacted(row["error"] or "") or (best[0] if best else nobody)
+        first = redacted(row["error"] or "") or (best[0] if best else nobody)
         when = "" if row["start_s"] is None else f"{row['start_s']:.1f} - {row['end_s']:.1f} s"
         who = "" if row["person"] is None else f"#{row['person']}"
         name = row["video"].rsplit("/", 1)[-1] or row["clip_id"]

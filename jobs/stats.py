@@ -9,9 +9,10 @@ from jobs import _job, _ray, _terminal
 from pipelines.stats import compare, read_clip, statistics
 from posec3d import table as tables
 from posec3d.limits import Limits, in_words, judge, read_limits
+from posec3d.redaction import redacted
 from posec3d.report import Sample, sample, stats_html
 from posec3d.statistics import charts, to_csv
-from posec3d.storage import redacted, write_whole
+from posec3d.storage import write_whole
 
 
 @dataclass(frozen=True, kw_only=True)

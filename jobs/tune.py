@@ -33,7 +33,8 @@ from jobs import _job, _ray, _space, _terminal, _trainer
 from jobs import train as train_job
 from posec3d import sweep as sweeps
 from posec3d.index import index_options
-from posec3d.storage import clear, exists, read_whole, redacted, remove, write_whole
+from posec3d.redaction import redacted
+from posec3d.storage import clear, exists, read_whole, remove, write_whole
 from posec3d.sweep import Trial
 
 log = logging.getLogger("posec3d")

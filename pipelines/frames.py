@@ -17,7 +17,7 @@ import ray
 from pipelines import cluster
 from posec3d import table as tables
 from posec3d.frames import FRAMES, STAGE, Crop, cut_frames, locate, to_row, write_frames
-from posec3d.storage import unsigned
+from posec3d.redaction import unsigned
 from posec3d.video import VideoError
 
 COMMIT_BYTES = 2**27

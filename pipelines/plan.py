@@ -13,7 +13,8 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from posec3d import table as tables
-from posec3d.storage import exists, files_below, reaching, unsigned
+from posec3d.redaction import unsigned
+from posec3d.storage import exists, files_below, reaching
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from posec3d import estimators
 from posec3d import table as tables
 from posec3d.given import Given, given_poses
 from posec3d.pose import Detector, Extracted, PoseEstimator, extract_poses
-from posec3d.storage import unsigned
+from posec3d.redaction import unsigned
 from posec3d.stored import HEATMAPS, heatmaps_row
 from posec3d.video import Decoder, Segment, VideoError, require_nvdec, segments
 from posec3d.weights import Network

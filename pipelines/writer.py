@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from posec3d import table as tables
-from posec3d.storage import read_whole, remove, unsigned, write_whole
+from posec3d.redaction import unsigned
+from posec3d.storage import read_whole, remove, write_whole
 
 Put = Callable[[pa.Table, str, str], None]
 """Writes results, into a folder, as files of a name."""

@@ -17,8 +17,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from posec3d.redaction import unsigned
 from posec3d.skeletons import convert, skeleton
-from posec3d.storage import open_copy, reaching, unsigned, write_whole
+from posec3d.storage import open_copy, reaching, write_whole
 
 log = logging.getLogger(__name__)
 

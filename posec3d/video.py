@@ -28,7 +28,8 @@ import numpy as np
 from av.codec.hwaccel import HWAccel, HWDeviceType
 from av.error import ExternalError, FFmpegError
 
-from posec3d.storage import content_version, reaching, unsigned, whole_file
+from posec3d.redaction import unsigned
+from posec3d.storage import content_version, reaching, whole_file
 
 log = logging.getLogger(__name__)
 

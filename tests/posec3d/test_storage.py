@@ -68,25 +68,6 @@ def test_a_lease_is_renewed_as_long_as_it_is_held_and_then_free(short):
     assert not short
 
 
-@pytest.mark.parametrize(
-    ("text", "wanted"),
-    [
-        ("https://b.s3.amazonaws.com/a.mp4?X-Amz-Date=1&X-Amz-Security-Token=s&X-Amz-Signature=s", None),
-        ("https://b.s3.amazonaws.com/a.mp4?AWSAccessKeyId=AK&Signature=s%3D&Expires=1", None),
-        ("https://d1.cloudfront.net/a.mp4?Policy=p&Signature=s&Key-Pair-Id=K", None),
-        ("https://storage.googleapis.com/b/a.mp4?X-Goog-Credential=c&X-Goog-Signature=s", None),
-        ("https://x.blob.core.windows.net/b/a.mp4?sv=2024&st=1&se=2&sr=b&sp=r&sig=s%2F", None),
-        ("https://h/a.mp4?versionId=7&X-Amz-Signature=s", "https://h/a.mp4?versionId=7"),
-        ("https://h/watch?v=1&st=10&Expires=no", "https://h/watch?v=1&st=10&Expires=no"),
-        ("https://h/a.mp4?sig=s: no such file", "https://h/a.mp4: no such file"),
-        ("403, url='https://h/a.mp4?X-Amz-Signature=s', why?", "403, url='https://h/a.mp4', why?"),
-        ("/videos/a?sig=1.mp4", "/videos/a?sig=1.mp4"),
-    ],
-)
-def test_signatures_of_urls_are_left_out_and_nothing_else(text, wanted):
-    assert storage.unsigned(text) == (wanted or text.partition("?")[0])
-
-
 @pytest.mark.parametrize("where", ["disk", "s3"])
 def test_a_folder_is_emptied_but_for_what_is_to_be_kept(where, tmp_path, request):
     top = str(tmp_path) if where == "disk" else request.getfixturevalue("s3")
